@@ -1,0 +1,35 @@
+//! The words of the project as types: ids, names, attributes, extents, the cluster map, errors.
+//!
+//! Every other folder uses these; this one uses none of them.
+//! Holds: ids, indexes, counts and lengths that could be confused have types of their own.
+//! Not here: behaviour. A type checks its own shape (a [`Name`] cannot hold `/`) and nothing more.
+
+mod attr;
+mod block;
+mod cluster;
+pub mod codec;
+mod cred;
+mod error;
+mod extent;
+mod ids;
+mod name;
+mod params;
+mod time;
+
+pub use attr::{Attr, FileKind, MODE_BITS, SetAttr, SetTime};
+pub use block::{BLOCK_LEN_MAX, BlockId, BlockRef, Checksum, SECTOR_LEN};
+pub use cluster::{
+    Capacity, ClusterMap, DataNode, DomainLabel, Group, Layout, MetaNode, NodeAddress, NodeLoad, NodeState,
+};
+pub use cred::{Access, Cred};
+pub use error::{FsError, FsResult, RetryClass};
+pub use extent::{Extent, ExtentSource, INLINE_LEN_MAX};
+pub use ids::{
+    ClusterId, Cookie, Epoch, Fence, GroupId, InodeId, LogIndex, NodeId, RequestId, ROOT_INODE, SessionId, Version,
+};
+pub use name::{NAME_LEN_MAX, Name, NameError, SYMLINK_LEN_MAX, XATTR_NAME_LEN_MAX, XATTR_VALUE_LEN_MAX};
+pub use params::{
+    FallocateMode, Link, MakeNode, NodeReport, NodeSpec, OpenSession, Publish, RangeChange, RemoveXattr, Rename, RenameMode,
+    SetAttrs, SetXattr, Unlink, XattrMode,
+};
+pub use time::Timestamp;
