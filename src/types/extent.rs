@@ -43,4 +43,3 @@ pub enum ExtentSource {
     /// Reserved by fallocate and never written: reads as zeros, counts as used.
     Zero,
 }
-

@@ -15,6 +15,7 @@ mod ids;
 mod name;
 mod params;
 mod time;
+mod update;
 
 pub use attr::{Attr, FileKind, MODE_BITS, SetAttr, SetTime};
 pub use block::{BLOCK_LEN_MAX, BlockId, BlockRef, Checksum, SECTOR_LEN};
@@ -25,11 +26,15 @@ pub use cred::{Access, Cred};
 pub use error::{FsError, FsResult, RetryClass};
 pub use extent::{Extent, ExtentSource, INLINE_LEN_MAX};
 pub use ids::{
-    ClusterId, Cookie, Epoch, Fence, GroupId, InodeId, LogIndex, NodeId, RequestId, ROOT_INODE, SessionId, Version,
+    ClusterId, Cookie, Epoch, Fence, GroupId, InodeId, LogIndex, NodeId, ROOT_INODE, RequestId, SessionId,
+    Version,
 };
 pub use name::{NAME_LEN_MAX, Name, NameError, SYMLINK_LEN_MAX, XATTR_NAME_LEN_MAX, XATTR_VALUE_LEN_MAX};
 pub use params::{
-    FallocateMode, Link, MakeNode, NodeReport, NodeSpec, OpenSession, Publish, RangeChange, RemoveXattr, Rename, RenameMode,
-    SetAttrs, SetXattr, Unlink, XattrMode,
+    FallocateMode, Link, MakeNode, NodeReport, NodeSpec, OpenSession, Publish, RangeChange, RemoveXattr,
+    Rename, RenameMode, SetAttrs, SetXattr, Unlink, XattrMode,
 };
 pub use time::Timestamp;
+pub use update::{
+    DirEntry, Found, FsTotals, Query, QueryReply, Unreferenced, Update, UpdateReply, UpdateResult,
+};

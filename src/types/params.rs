@@ -5,7 +5,7 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Capacity, DomainLabel, FileKind, InodeId, Name, Extent, NodeAddress, NodeId, NodeLoad, SetAttr, Timestamp,
+    Capacity, DomainLabel, Extent, FileKind, InodeId, Name, NodeAddress, NodeId, NodeLoad, SetAttr, Timestamp,
 };
 
 /// Make a file, directory, symlink or special file and its first dentry.
@@ -139,7 +139,6 @@ pub struct Publish {
     /// When the bytes were written, if the writer knows; else the time of the command.
     pub mtime: Option<Timestamp>,
 }
-
 
 /// What `fallocate(2)` does with a range.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
