@@ -5,7 +5,7 @@
 //! Not here: what the records mean (`namespace`), when to take a snapshot or purge the log (`raft`).
 
 use std::collections::BTreeMap;
-use std::ops::ControlFlow;
+use std::ops::{Bound, ControlFlow};
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -116,7 +116,7 @@ impl View for Memory {
         to: &[u8],
         each: &mut dyn FnMut(&[u8], &Bytes) -> ControlFlow<()>,
     ) -> Result<(), ViewError> {
-        for (key, value) in self.records.range::<[u8], _>(from..to) {
+        for (key, value) in self.records.range::<[u8], _>((Bound::Included(from), Bound::Excluded(to))) {
             if each(key, value).is_break() {
                 break;
             }
