@@ -3,8 +3,21 @@
 //! `meta` feeds it commands and queries. Holds: no clock, randomness, socket, disk, task or thread in here; the same
 //! commands in the same order leave the same bytes on every voter. Not here: who leads, what is durable, who waits.
 
+mod apply;
+mod check;
 mod command;
+mod inspect;
+mod query;
+mod txn;
 mod view;
 
+pub use apply::apply;
+pub use check::check;
 pub use command::{Command, Op, Reply};
+pub use inspect::{
+    BlockUse, OrphanInfo, SessionInfo, SuperblockInfo, block_refs, blocks, map, orphans, reclaim_queue,
+    remembered, sessions, superblock,
+};
+pub use query::query;
+pub use txn::Txn;
 pub use view::{Change, ChangeSet, View, ViewError};
