@@ -1,1 +1,15 @@
-//! (in the making)
+//! The only door to time, randomness and tasks: tokio behind it, so that a simulation can stand there one day.
+//!
+//! Everything that waits, draws or spawns comes through here. Holds: every task has a name, an owner and an end;
+//! a task that panics is logged with its name, and takes nobody with it.
+//! Not here: sockets (`net`) and the threads of a storage, which belong to that storage.
+
+mod random;
+mod task;
+mod time;
+
+pub use random::{random_below, random_u64, random_u128, rng, shuffle};
+pub use task::{STOP_TIMEOUT, StopSignal, Task, Tasks, blocking, spawn, yield_now};
+pub use time::{
+    Elapsed, Instant, Interval, interval, now, sleep, sleep_until, timeout, timeout_at, wall_clock,
+};

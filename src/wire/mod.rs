@@ -3,4 +3,9 @@
 //! Holds: input is untrusted; every length is bounded before it is allocated. Not here: sockets (`net`), and what a
 //! request leads to (`meta`, `data`).
 
+mod error;
+mod hello;
 pub mod message;
+
+pub use error::{Applied, RpcError};
+pub use hello::{Class, HELLO_NAME_LEN_MAX, Hello, PROTOCOL_VERSION, Role, VersionRange};

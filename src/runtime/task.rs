@@ -1,0 +1,229 @@
+//! Tasks: each has a name, an owner that awaits its end, and a stop signal.
+//!
+//! A role of the server owns one [`Tasks`]; whoever needs a single helper owns a [`Task`].
+//! Holds: a panic is logged with the name of its task and ends that task only; after [`Tasks::stop`] none of the
+//! group runs any more.
+
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::panic::AssertUnwindSafe;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use futures::FutureExt;
+use parking_lot::Mutex;
+use tokio::task::{AbortHandle, JoinHandle};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+/// How long [`Tasks::stop`] waits for tasks to end by themselves before it aborts them. Longer than the drain of
+/// a connection and a forced snapshot of a small cluster, shorter than the ten seconds after which `docker stop`
+/// kills.
+pub const STOP_TIMEOUT: Duration = Duration::from_secs(8);
+
+/// Tells a task that its group is stopping. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct StopSignal(CancellationToken);
+
+impl StopSignal {
+    /// Returns when the group stops; at once if it is stopping already. Nothing is lost when it is dropped.
+    pub async fn stopped(&self) {
+        self.0.cancelled().await;
+    }
+
+    /// True once the group is stopping.
+    #[must_use]
+    pub fn is_stopping(&self) -> bool {
+        self.0.is_cancelled()
+    }
+}
+
+/// A group of named tasks with one stop signal. Clones are the same group.
+#[derive(Clone, Debug, Default)]
+pub struct Tasks {
+    group: Arc<GroupState>,
+}
+
+#[derive(Debug, Default)]
+struct GroupState {
+    stop: CancellationToken,
+    tracker: TaskTracker,
+    next: AtomicU64,
+    running: Mutex<BTreeMap<u64, (&'static str, Option<AbortHandle>)>>,
+}
+
+/// Takes its task off the list however the task ends: return, panic or abort.
+struct Listed {
+    group: Arc<GroupState>,
+    id: u64,
+}
+
+impl Drop for Listed {
+    fn drop(&mut self) {
+        self.group.running.lock().remove(&self.id);
+    }
+}
+
+impl Tasks {
+    /// An empty group.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Starts a task of this group. It should end soon after [`Tasks::stopping`] says so. Of a group that has
+    /// stopped nothing runs: the future is dropped.
+    pub fn spawn(&self, name: &'static str, future: impl Future<Output = ()> + Send + 'static) {
+        if self.group.tracker.is_closed() && self.group.stop.is_cancelled() {
+            tracing::debug!(task = name, "not started: its group has stopped");
+            return;
+        }
+        let id = self.group.next.fetch_add(1, Ordering::Relaxed);
+        self.group.running.lock().insert(id, (name, None));
+        let listed = Listed { group: self.group.clone(), id };
+        let task = self.group.tracker.spawn(async move {
+            let _listed = listed;
+            guarded(name, future).await;
+        });
+        // The task may be over already; then there is nothing left to abort.
+        if let Some(entry) = self.group.running.lock().get_mut(&id) {
+            entry.1 = Some(task.abort_handle());
+        }
+    }
+
+    /// The stop signal, for the tasks of the group to select on.
+    #[must_use]
+    pub fn stopping(&self) -> StopSignal {
+        StopSignal(self.group.stop.clone())
+    }
+
+    /// Gives the stop signal without waiting; [`Tasks::stop`] is still to be called by the owner.
+    pub fn signal_stop(&self) {
+        self.group.stop.cancel();
+    }
+
+    /// Number of tasks that run.
+    #[must_use]
+    pub fn running_count(&self) -> usize {
+        self.group.running.lock().len()
+    }
+
+    /// Gives the stop signal, waits up to [`STOP_TIMEOUT`] for all to end, then logs the names of those left and
+    /// aborts them.
+    pub async fn stop(&self) {
+        self.stop_within(STOP_TIMEOUT).await;
+    }
+
+    /// As [`Tasks::stop`], with the caller's own bound.
+    pub async fn stop_within(&self, bound: Duration) {
+        self.group.stop.cancel();
+        self.group.tracker.close();
+        if super::timeout(bound, self.group.tracker.wait()).await.is_ok() {
+            return;
+        }
+        let left: Vec<_> = self.group.running.lock().values().cloned().collect();
+        for (name, abort) in left {
+            tracing::warn!(task = name, waited = ?bound, "task does not end: aborted");
+            if let Some(abort) = abort {
+                abort.abort();
+            }
+        }
+    }
+}
+
+/// A single task. Aborted when dropped, unless [detached](Task::detach).
+///
+/// Awaiting it gives what it returned; None when it panicked (which was logged) or was aborted.
+#[derive(Debug)]
+#[must_use = "a task that is dropped is aborted"]
+pub struct Task<T> {
+    handle: JoinHandle<Option<T>>,
+    detached: bool,
+}
+
+/// Starts a task whose owner is the caller.
+pub fn spawn<T: Send + 'static>(
+    name: &'static str,
+    future: impl Future<Output = T> + Send + 'static,
+) -> Task<T> {
+    Task { handle: tokio::spawn(guarded(name, future)), detached: false }
+}
+
+impl<T> Task<T> {
+    /// Lets it run on without an owner. For work that ends by itself.
+    pub fn detach(mut self) {
+        self.detached = true;
+    }
+
+    /// Ends it at its next await.
+    pub fn abort(&self) {
+        self.handle.abort();
+    }
+
+    /// True once it has ended.
+    #[must_use]
+    pub fn is_finished(&self) -> bool {
+        self.handle.is_finished()
+    }
+}
+
+impl<T> Drop for Task<T> {
+    fn drop(&mut self) {
+        if !self.detached {
+            self.handle.abort();
+        }
+    }
+}
+
+impl<T> Future for Task<T> {
+    type Output = Option<T>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        Pin::new(&mut self.handle).poll(cx).map(|joined| joined.ok().flatten())
+    }
+}
+
+/// Runs `f` on a thread for blocking work (disk), and gives what it returns. A panic of `f` is logged with
+/// `name` and goes on in the caller. When the caller is dropped, `f` runs to its end all the same.
+pub async fn blocking<T: Send + 'static>(name: &'static str, f: impl FnOnce() -> T + Send + 'static) -> T {
+    match tokio::task::spawn_blocking(f).await {
+        Ok(value) => value,
+        Err(e) => match e.try_into_panic() {
+            Ok(panic) => {
+                log_panic(name, &*panic);
+                std::panic::resume_unwind(panic)
+            }
+            // Cancelled before it began: the runtime is being taken down, and this future with it.
+            Err(_) => std::future::pending().await,
+        },
+    }
+}
+
+/// Lets every other runnable task have its turn first.
+pub async fn yield_now() {
+    tokio::task::yield_now().await;
+}
+
+async fn guarded<T>(name: &'static str, future: impl Future<Output = T>) -> Option<T> {
+    // Unwind safety: what the future owned is dropped with it, and what it shared is behind locks that hold no
+    // half-done state over an await.
+    match AssertUnwindSafe(future).catch_unwind().await {
+        Ok(value) => Some(value),
+        Err(panic) => {
+            log_panic(name, &*panic);
+            None
+        }
+    }
+}
+
+fn log_panic(name: &'static str, panic: &(dyn std::any::Any + Send)) {
+    let text = panic
+        .downcast_ref::<&str>()
+        .copied()
+        .or_else(|| panic.downcast_ref::<String>().map(String::as_str))
+        .unwrap_or("(no message)");
+    tracing::error!(task = name, panic = text, "task panicked");
+}
