@@ -71,10 +71,10 @@ mod tests {
         assert!((year_2024..year_2024 + 100 * 366 * 86_400).contains(&wall_clock().secs()));
     }
 
-    #[tokio::test(start_paused = true)]
+    #[tokio::test]
     async fn a_timeout_drops_what_it_waited_for() {
         let never = std::future::pending::<()>();
-        assert!(timeout(Duration::from_secs(5), never).await.is_err());
-        assert!(timeout(Duration::from_secs(5), async { 7 }).await.is_ok_and(|n| n == 7));
+        assert!(timeout(Duration::from_millis(1), never).await.is_err());
+        assert!(timeout(Duration::from_secs(60), async { 7 }).await.is_ok_and(|n| n == 7));
     }
 }
