@@ -4,6 +4,7 @@
 //! Not here: namespace rules (`namespace`), blocks (`data`), who joins roles in one process (`cli`).
 
 mod machine;
+pub mod raft;
 pub mod state;
 
 pub use machine::{Entry, Machine, Position, SnapshotFile, StateHash, StoreError};

@@ -1,0 +1,56 @@
+//! What consensus tells of itself: for the status page, for tests, and for whoever must decide to give up.
+
+use std::collections::BTreeMap;
+
+use crate::types::{LogIndex, NodeAddress, NodeId};
+
+/// Part this node plays.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RaftState {
+    /// Its disk is empty and not all peers have said whether there is a cluster: neither votes nor stores.
+    Blank,
+    /// Was empty in an existing cluster: stores entries, does not vote before it has what the leader had.
+    Joining,
+    /// Follows a leader, or waits for one.
+    Follower,
+    /// Asks for votes.
+    Candidate,
+    /// Leads.
+    Leader,
+    /// Stores, is not counted.
+    Learner,
+    /// Stopped, on request or by a failure.
+    Stopped,
+}
+
+/// Consensus on this node at one moment. Log indexes count from 1.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct RaftStatus {
+    /// This node.
+    pub node: NodeId,
+    /// Its part.
+    pub state: RaftState,
+    /// Newest term it has seen.
+    pub term: u64,
+    /// Leader of that term, if known.
+    pub leader: Option<NodeId>,
+    /// Last entry in its log; 0: none.
+    pub last_log: LogIndex,
+    /// Last entry it knows to be committed.
+    pub committed: LogIndex,
+    /// Last entry applied.
+    pub applied: LogIndex,
+    /// Entries up to this one are no longer in the log.
+    pub purged: LogIndex,
+    /// Last entry that the newest snapshot covers.
+    pub snapshot: LogIndex,
+    /// Voters, with the addresses written into the log.
+    pub members: BTreeMap<NodeId, NodeAddress>,
+    /// On the leader: the last entry each peer is known to have on its disk.
+    pub matched: BTreeMap<NodeId, LogIndex>,
+    /// Bytes of the log's files.
+    pub log_bytes: u64,
+    /// Why it stopped, and the way out.
+    pub failure: Option<String>,
+}
