@@ -6,6 +6,7 @@
 mod error;
 mod hello;
 pub mod message;
+pub mod status;
 
 pub use error::{Applied, RpcError};
 pub use hello::{Class, HELLO_NAME_LEN_MAX, Hello, PROTOCOL_VERSION, Role, VersionRange};
