@@ -3,7 +3,7 @@
 //! The tests and the simulation open a block store on it. Holds: after [`MemoryDisk::crash`] a file has the contents
 //! of its last `sync`, and what was written since is kept, dropped or torn as the seed has it; a directory has the
 //! names of its last `sync_dir`, and of the later changes each is kept or dropped by itself. That is less than any
-//! journal promises, so what survives here survives there.
+//! journal promises, so what survives here survives there. The calls themselves are in `memory_files`.
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -13,8 +13,6 @@ use std::sync::{Arc, Weak};
 
 use parking_lot::{Condvar, Mutex};
 use rustix::io::Errno;
-
-use super::disk::{Disk, DiskEntry, DiskFile, DiskLock, DiskSpace};
 
 /// What a crash leaves of that which was not synced.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,58 +28,58 @@ pub enum CrashKeeps {
 /// The disk. Clones of its `Arc` share it.
 #[derive(Debug)]
 pub struct MemoryDisk {
-    state: Arc<Mutex<State>>,
-    changed: Arc<Condvar>,
+    pub(super) state: Arc<Mutex<State>>,
+    pub(super) changed: Arc<Condvar>,
 }
 
 #[derive(Debug, Default)]
-struct State {
-    dirs: BTreeMap<PathBuf, Dir>,
-    files: BTreeMap<u64, File>,
-    next_file: u64,
-    total: u64,
-    locks: BTreeMap<PathBuf, Weak<()>>,
+pub(super) struct State {
+    pub(super) dirs: BTreeMap<PathBuf, Dir>,
+    pub(super) files: BTreeMap<u64, File>,
+    pub(super) next_file: u64,
+    pub(super) total: u64,
+    pub(super) locks: BTreeMap<PathBuf, Weak<()>>,
     /// Calls so far, and the errors planned for later ones.
-    calls: u64,
-    fail_call: Option<(u64, Errno)>,
-    fail_below: Vec<(PathBuf, Errno)>,
+    pub(super) calls: u64,
+    pub(super) fail_call: Option<(u64, Errno)>,
+    pub(super) fail_below: Vec<(PathBuf, Errno)>,
     /// After a crash in the middle, every call fails until `restart`.
-    crash_call: Option<u64>,
-    crashed: bool,
-    renames: u64,
-    dir_syncs: u64,
-    hold_dir_syncs: bool,
+    pub(super) crash_call: Option<u64>,
+    pub(super) crashed: bool,
+    pub(super) renames: u64,
+    pub(super) dir_syncs: u64,
+    pub(super) hold_dir_syncs: bool,
 }
 
 #[derive(Clone, Debug, Default)]
-struct Dir {
-    live: BTreeMap<OsString, Node>,
-    durable: BTreeMap<OsString, Node>,
-    pending: Vec<Change>,
+pub(super) struct Dir {
+    pub(super) live: BTreeMap<OsString, Node>,
+    pub(super) durable: BTreeMap<OsString, Node>,
+    pub(super) pending: Vec<Change>,
     /// Changes that were pending once and are durable now.
-    synced: usize,
+    pub(super) synced: usize,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Node {
+pub(super) enum Node {
     File(u64),
     Dir,
 }
 
 #[derive(Clone, Debug)]
-enum Change {
+pub(super) enum Change {
     Add(OsString, Node),
     Remove(OsString),
     Rename(OsString, OsString),
 }
 
 #[derive(Clone, Debug, Default)]
-struct File {
-    live: Vec<u8>,
-    durable: Vec<u8>,
+pub(super) struct File {
+    pub(super) live: Vec<u8>,
+    pub(super) durable: Vec<u8>,
 }
 
-fn errno(e: Errno) -> io::Error {
+pub(super) fn errno(e: Errno) -> io::Error {
     io::Error::from_raw_os_error(e.raw_os_error())
 }
 
@@ -294,7 +292,7 @@ fn tear(file: &mut File, seed: &mut u64) {
 
 impl State {
     /// Counts a call and answers with the error that was planned for it.
-    fn call(&mut self, path: &Path) -> io::Result<()> {
+    pub(super) fn call(&mut self, path: &Path) -> io::Result<()> {
         let n = self.calls;
         self.calls += 1;
         if self.crash_call.is_some_and(|at| n >= at) {
@@ -314,24 +312,24 @@ impl State {
         }
     }
 
-    fn dir(&mut self, path: &Path) -> io::Result<&mut Dir> {
+    pub(super) fn dir(&mut self, path: &Path) -> io::Result<&mut Dir> {
         self.dirs.get_mut(path).ok_or_else(|| errno(Errno::NOENT))
     }
 
-    fn parent(&mut self, path: &Path) -> io::Result<(&mut Dir, OsString)> {
+    pub(super) fn parent(&mut self, path: &Path) -> io::Result<(&mut Dir, OsString)> {
         let (parent, name) = path.parent().zip(path.file_name()).ok_or_else(|| errno(Errno::INVAL))?;
         let name = name.to_owned();
         Ok((self.dir(parent)?, name))
     }
 
-    fn change(&mut self, path: &Path, change: Change) -> io::Result<()> {
+    pub(super) fn change(&mut self, path: &Path, change: Change) -> io::Result<()> {
         let (dir, _) = self.parent(path)?;
         apply(&mut dir.live, &change);
         dir.pending.push(change);
         Ok(())
     }
 
-    fn file(&self, path: &Path) -> io::Result<u64> {
+    pub(super) fn file(&self, path: &Path) -> io::Result<u64> {
         let found = path
             .parent()
             .zip(path.file_name())
@@ -343,12 +341,12 @@ impl State {
         }
     }
 
-    fn used(&self) -> u64 {
+    pub(super) fn used(&self) -> u64 {
         self.files.values().map(|file| file.live.len() as u64).sum()
     }
 
     /// Drops files that no name leads to, live or after a crash.
-    fn drop_unnamed(&mut self) {
+    pub(super) fn drop_unnamed(&mut self) {
         let named = |node: &Node| if let Node::File(id) = node { Some(*id) } else { None };
         let mut keep: Vec<u64> = Vec::new();
         for dir in self.dirs.values() {
@@ -360,173 +358,5 @@ impl State {
         }
         keep.sort_unstable();
         self.files.retain(|id, _| keep.binary_search(id).is_ok());
-    }
-}
-
-#[derive(Debug)]
-struct MemoryFile {
-    state: Arc<Mutex<State>>,
-    path: PathBuf,
-    id: u64,
-}
-
-impl DiskFile for MemoryFile {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
-        let mut state = self.state.lock();
-        let result = state.call(&self.path);
-        let full = state.used() + bytes.len() as u64 > state.total;
-        let result = result.and(if full { Err(errno(Errno::NOSPC)) } else { Ok(()) });
-        // A write that fails has often begun.
-        let written = if result.is_ok() { bytes } else { &bytes[..bytes.len() / 2] };
-        let gone = state.crashed || full;
-        let file = state.files.get_mut(&self.id).ok_or_else(|| errno(Errno::IO))?;
-        if !gone {
-            file.live.extend_from_slice(written);
-        }
-        result
-    }
-
-    fn sync(&mut self) -> io::Result<()> {
-        let mut state = self.state.lock();
-        state.call(&self.path)?;
-        let file = state.files.get_mut(&self.id).ok_or_else(|| errno(Errno::IO))?;
-        file.durable = file.live.clone();
-        Ok(())
-    }
-
-    fn read_at(&self, offset: u64, len: usize) -> io::Result<Vec<u8>> {
-        let mut state = self.state.lock();
-        state.call(&self.path)?;
-        let file = state.files.get(&self.id).ok_or_else(|| errno(Errno::IO))?;
-        let from = usize::try_from(offset).unwrap_or(usize::MAX).min(file.live.len());
-        Ok(file.live[from..from.saturating_add(len).min(file.live.len())].to_vec())
-    }
-}
-
-#[derive(Debug)]
-struct MemoryLock(#[expect(dead_code, reason = "its life is the lock")] Arc<()>);
-
-impl DiskLock for MemoryLock {}
-
-impl Disk for MemoryDisk {
-    fn create(&self, path: &Path) -> io::Result<Box<dyn DiskFile>> {
-        let mut state = self.state.lock();
-        state.call(path)?;
-        let id = match state.file(path) {
-            Ok(id) => id,
-            Err(e) if e.kind() == io::ErrorKind::NotFound => {
-                state.next_file += 1;
-                let id = state.next_file;
-                state.parent(path)?;
-                state.files.insert(id, File::default());
-                let name = path.file_name().map(OsString::from).unwrap_or_default();
-                state.change(path, Change::Add(name, Node::File(id)))?;
-                id
-            }
-            Err(e) => return Err(e),
-        };
-        if let Some(file) = state.files.get_mut(&id) {
-            file.live.clear();
-        }
-        Ok(Box::new(MemoryFile { state: self.state.clone(), path: path.to_owned(), id }))
-    }
-
-    fn open(&self, path: &Path) -> io::Result<Box<dyn DiskFile>> {
-        let mut state = self.state.lock();
-        state.call(path)?;
-        let id = state.file(path)?;
-        Ok(Box::new(MemoryFile { state: self.state.clone(), path: path.to_owned(), id }))
-    }
-
-    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
-        let mut state = self.state.lock();
-        state.call(from)?;
-        state.file(from)?;
-        if from.parent() != to.parent() {
-            return Err(errno(Errno::XDEV));
-        }
-        let name = |path: &Path| path.file_name().map(OsString::from).unwrap_or_default();
-        state.change(from, Change::Rename(name(from), name(to)))?;
-        state.renames += 1;
-        self.changed.notify_all();
-        Ok(())
-    }
-
-    fn unlink(&self, path: &Path) -> io::Result<()> {
-        let mut state = self.state.lock();
-        state.call(path)?;
-        state.file(path)?;
-        let name = path.file_name().map(OsString::from).unwrap_or_default();
-        state.change(path, Change::Remove(name))
-    }
-
-    fn make_dir(&self, path: &Path) -> io::Result<()> {
-        let mut state = self.state.lock();
-        state.call(path)?;
-        let (parent, name) = state.parent(path)?;
-        if parent.live.contains_key(&name) {
-            return Err(errno(Errno::EXIST));
-        }
-        state.change(path, Change::Add(name, Node::Dir))?;
-        state.dirs.insert(path.to_owned(), Dir::default());
-        Ok(())
-    }
-
-    fn sync_dir(&self, path: &Path) -> io::Result<()> {
-        let mut state = self.state.lock();
-        state.call(path)?;
-        state.dir_syncs += 1;
-        self.changed.notify_all();
-        // What was renamed before the call began is covered, even if the call takes long.
-        let dir = state.dir(path)?;
-        let (durable, covered) = (dir.live.clone(), dir.synced + dir.pending.len());
-        while state.hold_dir_syncs {
-            self.changed.wait(&mut state);
-        }
-        let dir = state.dir(path)?;
-        if covered > dir.synced {
-            dir.durable = durable;
-            dir.pending.drain(..covered - dir.synced);
-            dir.synced = covered;
-        }
-        state.drop_unnamed();
-        Ok(())
-    }
-
-    fn list(&self, path: &Path) -> io::Result<Vec<DiskEntry>> {
-        let mut state = self.state.lock();
-        state.call(path)?;
-        if state.file(path).is_ok() {
-            return Err(errno(Errno::NOTDIR));
-        }
-        let dir = state.dir(path)?;
-        Ok(dir
-            .live
-            .iter()
-            .map(|(name, node)| DiskEntry { name: name.clone(), is_dir: *node == Node::Dir })
-            .collect())
-    }
-
-    fn space(&self, path: &Path) -> io::Result<DiskSpace> {
-        let mut state = self.state.lock();
-        state.call(path)?;
-        let (total, used) = (state.total, state.used());
-        Ok(DiskSpace { total, free: total.saturating_sub(used), device: 0 })
-    }
-
-    fn canonical(&self, path: &Path) -> io::Result<PathBuf> {
-        let state = self.state.lock();
-        if state.dirs.contains_key(path) { Ok(path.to_owned()) } else { Err(errno(Errno::NOENT)) }
-    }
-
-    fn lock(&self, path: &Path) -> io::Result<Box<dyn DiskLock>> {
-        drop(self.create(path)?);
-        let mut state = self.state.lock();
-        if state.locks.get(path).is_some_and(|held| held.strong_count() > 0) {
-            return Err(errno(Errno::WOULDBLOCK));
-        }
-        let held = Arc::new(());
-        state.locks.insert(path.to_owned(), Arc::downgrade(&held));
-        Ok(Box::new(MemoryLock(held)))
     }
 }

@@ -12,7 +12,8 @@
 //!
 //! Files in reading order: `format` (bytes of a block's file), `disk` (what is asked of a disk), `directory` (one
 //! directory: write, read, shared fsync), `identity` and `open` (whose directories they are), `index` (which blocks),
-//! this file (open, put, delete, list), `read` (get, verify, mend), `memory_disk` (a disk for tests).
+//! this file (open, adopt, list, usage), `put` (put, delete), `read` (get, verify, mend), `memory_disk` and
+//! `memory_files` (a disk for tests).
 //! Not here: sockets, which blocks ought to be here, and when to scrub.
 
 mod directory;
@@ -22,7 +23,9 @@ mod format;
 mod identity;
 mod index;
 mod memory_disk;
+mod memory_files;
 mod open;
+mod put;
 mod read;
 mod status;
 #[cfg(test)]
@@ -33,7 +36,6 @@ use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use bytes::Bytes;
 use parking_lot::{Condvar, Mutex};
 use serde::{Deserialize, Serialize};
 
@@ -44,12 +46,11 @@ pub use memory_disk::{CrashKeeps, MemoryDisk};
 pub use read::Verified;
 pub use status::{DirectoryState, DirectoryUsage, StoreCounters};
 
-use crate::types::{BLOCK_LEN_MAX, BlockId, Capacity, Checksum, ClusterId, NodeId};
-use directory::{Directory, is_full};
-use format::{HEAD_LEN, Head};
+use crate::types::{BlockId, Capacity, Checksum, ClusterId, NodeId};
+use directory::Directory;
 use identity::Record;
 use index::{DirectorySet, Entry, Index};
-use status::{Counters, count};
+use status::Counters;
 
 /// How blocks are shared out among the directories of a store.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -301,140 +302,9 @@ impl BlockStore {
         written
     }
 
-    /// Stores a block, durably: in as many healthy directories as the mode asks, at least one.
-    ///
-    /// Sent again it is [`Put::AlreadyStored`], after a copy was read and found whole.
-    ///
-    /// # Errors
-    /// See [`StoreError`]. After an error the block may nevertheless be stored; sending it again is harmless.
-    pub fn put(&self, id: BlockId, checksum: Checksum, data: &Bytes) -> Result<Put, StoreError> {
-        let bad_len = || StoreError::BadLen { block: id, len: data.len() };
-        let len = u32::try_from(data.len()).map_err(|_| bad_len())?;
-        if !(1..=BLOCK_LEN_MAX).contains(&len) {
-            return Err(bad_len());
-        }
-        let (sectors, computed) = format::checksums(data);
-        if computed != checksum {
-            return Err(StoreError::BadChecksum { block: id, sent: checksum, computed });
-        }
-        let head = Head { block: StoredBlock { id, len, checksum }, sectors };
-
-        let _guard = self.busy.enter(id);
-        let known = self.index.lock().get(id);
-        if let Some(entry) = known {
-            if entry.block(id) != head.block {
-                let (have_len, have) = (entry.len, entry.checksum);
-                return Err(StoreError::Conflict { block: id, have_len, have, sent: checksum });
-            }
-            if self.has_whole_copy(id, entry) {
-                count(&self.counters.put_again_count, 1);
-                return Ok(Put::AlreadyStored);
-            }
-        } else if self.index.lock().len() >= self.config.block_count_max {
-            return Err(StoreError::TooManyBlocks(self.config.block_count_max));
-        }
-
-        // Copies that are damaged beyond mending are replaced where they are, the rest goes by free space.
-        let copies = self.write_copies(&head, data, usize::from(self.config.mode.copy_count()), 0)?;
-        let stale = known.map_or(0, |entry| entry.copies & !copies);
-        for (_, directory) in self.holders(stale) {
-            if let Err(error) = directory.unlink(&head.block) {
-                tracing::warn!(block = %id, dir = %directory.path.display(), reason = %error, "damaged copy stays");
-            }
-        }
-        self.index.lock().set(id, Entry { len, checksum, copies, bad: 0 });
-        count(&self.counters.put_count, 1);
-        count(&self.counters.put_bytes, u64::from(len));
-        Ok(Put::Stored)
-    }
-
-    /// Writes up to `wanted` copies into healthy directories outside `except`; says into which. Copies go to several
-    /// directories at the same time; a directory that fails is replaced by another one.
-    fn write_copies(
-        &self,
-        head: &Head,
-        data: &[u8],
-        wanted: usize,
-        except: DirectorySet,
-    ) -> Result<DirectorySet, StoreError> {
-        let len = head.block.len;
-        let mut failure = None;
-        let mut candidates = self.candidates(len, except, &mut failure);
-        candidates.reverse();
-        let mut copies: DirectorySet = 0;
-        while (copies.count_ones() as usize) < wanted && !candidates.is_empty() {
-            let missing = wanted - copies.count_ones() as usize;
-            let batch = candidates.split_off(candidates.len().saturating_sub(missing));
-            let write = |index: usize| (index, self.directories[index].write(head, data));
-            let results: Vec<(usize, io::Result<()>)> = match batch[..] {
-                [only] => vec![write(only)],
-                _ => std::thread::scope(|scope| {
-                    let threads: Vec<_> =
-                        batch.iter().map(|&index| scope.spawn(move || write(index))).collect();
-                    threads
-                        .into_iter()
-                        .map(|t| t.join().unwrap_or_else(|p| std::panic::resume_unwind(p)))
-                        .collect()
-                }),
-            };
-            for (index, result) in results {
-                match result {
-                    Ok(()) => copies |= 1 << index,
-                    Err(source) if is_full(&source) => failure = Some(StoreError::NoSpace { len }),
-                    Err(source) => {
-                        let path = self.directories[index].path.clone();
-                        failure = Some(StoreError::Io { what: "store a block in", path, source });
-                    }
-                }
-            }
-        }
-        if copies == 0 { Err(failure.unwrap_or(StoreError::NoDirectory)) } else { Ok(copies) }
-    }
-
-    /// Healthy directories with room for a block, best first: the one that was given least for the room it has, so
-    /// that all fill in proportion and none takes every write only because it is a little emptier.
-    fn candidates(&self, len: u32, except: DirectorySet, failure: &mut Option<StoreError>) -> Vec<usize> {
-        let need = u64::from(len) + HEAD_LEN as u64;
-        let mut ranked: Vec<(u128, usize)> = Vec::new();
-        for (index, directory) in self.directories.iter().enumerate() {
-            if except & 1 << index != 0 || !directory.takes_writes() {
-                continue;
-            }
-            match directory.room() {
-                Ok(room) if room >= need => {
-                    let given = u128::from(directory.given_bytes() + need);
-                    ranked.push(((given << 64) / u128::from(room), index));
-                }
-                Ok(_) => *failure = Some(StoreError::NoSpace { len }),
-                Err(error) => directory.note_error("statvfs", &error),
-            }
-        }
-        ranked.sort_unstable();
-        ranked.into_iter().map(|(_, index)| index).collect()
-    }
-
     /// The directories of a set that were opened, in order.
     fn holders(&self, copies: DirectorySet) -> impl Iterator<Item = (usize, &Directory)> {
         self.directories.iter().enumerate().filter(move |(index, _)| copies & 1 << index != 0)
-    }
-
-    /// Deletes a block; says whether it was here. A crash may bring it back: it is then listed again, and deleted
-    /// again by who asked for it.
-    ///
-    /// # Errors
-    /// When a directory refused; the block is served no more in any case.
-    pub fn delete(&self, id: BlockId) -> Result<bool, StoreError> {
-        let _guard = self.busy.enter(id);
-        let Some(entry) = self.index.lock().remove(id) else { return Ok(false) };
-        count(&self.counters.delete_count, 1);
-        let mut result = Ok(true);
-        for (_, directory) in self.holders(entry.copies) {
-            if let Err(source) = directory.unlink(&entry.block(id)) {
-                result =
-                    Err(StoreError::Io { what: "delete a block in", path: directory.path.clone(), source });
-            }
-        }
-        result
     }
 
     /// Up to `limit` blocks behind `after`, in the order of ids.

@@ -122,8 +122,10 @@ pub(super) fn open(disk: &Arc<dyn Disk>, config: &StoreConfig, who: &Identity) -
         tracing::error!(dir = %path, %reason, "starting without a data directory; its blocks come from other servers");
     }
 
-    let mut records: BTreeMap<usize, (Record, bool)> =
-        known.iter().map(|&(index, record)| (index, (record.clone(), false))).collect();
+    let mut records: BTreeMap<usize, Record> =
+        known.iter().map(|&(index, record)| (index, record.clone())).collect();
+    // A new directory joins by its own record, and only then do the others learn of it: a crash between two writes
+    // leaves no member that was never made.
     for &(index, exists) in &fresh {
         let path = &paths[index];
         make(&**disk, path, exists)?;
@@ -131,16 +133,14 @@ pub(super) fn open(disk: &Arc<dyn Disk>, config: &StoreConfig, who: &Identity) -
         let seed = [who.random.to_le_bytes(), (index as u128).to_le_bytes()].concat();
         let directory = xxh3_128(&seed);
         members.push(Member { directory, path: path.display().to_string() });
-        records.insert(index, (Record { cluster, node, directory, members: Vec::new() }, true));
+        let record = Record { cluster, node, directory, members: members.clone() };
+        identity::write(&**disk, path, &record)?;
+        records.insert(index, record);
     }
     if records.is_empty() {
         return Err(StoreError::NoDirectory);
     }
-    // New directories first: a crash between two writes leaves a set whose union is whole.
-    let mut order: Vec<usize> = records.keys().copied().collect();
-    order.sort_by_key(|index| !records[index].1);
-    for index in order {
-        let Some((record, _)) = records.get_mut(&index) else { continue };
+    for (&index, record) in &mut records {
         if record.members != members || record.cluster != cluster {
             record.members = members.clone();
             record.cluster = cluster;
@@ -149,7 +149,7 @@ pub(super) fn open(disk: &Arc<dyn Disk>, config: &StoreConfig, who: &Identity) -
     }
 
     let mut opened = Opened { directories: Vec::new(), records: Vec::new(), node, missing };
-    for (index, (record, _)) in records {
+    for (index, record) in records {
         let lock = locks.remove(&index).expect("every directory that has a record was locked above");
         let path = paths[index].clone();
         opened.directories.push(Directory::new(path, disk.clone(), config.reserve_bytes, lock));
