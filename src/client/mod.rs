@@ -1,1 +1,151 @@
-//! (in the making)
+//! The client library, under the command line, the mount and every gateway.
+//!
+//! ```no_run
+//! # async fn example() -> Result<(), pohmelfs::client::ClientError> {
+//! use pohmelfs::client::{Client, ClientOptions};
+//! use pohmelfs::types::NodeAddress;
+//!
+//! let servers = ["meta-1:7000", "meta-2:7000", "meta-3:7000"].map(|a| NodeAddress(a.into()));
+//! let client = Client::connect(&servers, ClientOptions::default()).await?;
+//! client.mkdir_all("/photos/2026", 0o755).await?;
+//! let attr = client.put(&b"not a photo"[..], "/photos/2026/one.jpg", Default::default()).await?;
+//! assert_eq!(attr.size, 11);
+//! client.close().await;
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! Holds: an update takes effect once, however often it had to be sent; blocks are durable before they are published; every
+//! call ends by its deadline; memory for blocks in flight is bounded.
+//! Not here: what the namespace permits (`namespace`), what servers do (`meta`, `data`), the kernel (`mount`).
+//!
+//! Reading order: `options`, `error`; `servers`, `exchange`, `session`, `core`, `workers` (requests); `namespace`, `path`, `dir`
+//! (names); `budget`, `data_servers`, `upload`, `download`, `extents`, `file`, `transfer` (data).
+
+mod budget;
+mod core;
+mod data_servers;
+mod dir;
+mod error;
+mod exchange;
+mod namespace;
+mod options;
+mod path;
+mod servers;
+mod session;
+mod workers;
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+
+use crate::runtime;
+use crate::types::{ClusterMap, Cred, NodeAddress, SessionId};
+use crate::wire::message::{MetaReply, MetaRequest};
+
+use self::core::Core;
+use self::exchange::Patience;
+use self::servers::MetaServers;
+
+pub use self::dir::{DirStream, RemovedTree};
+pub use self::error::ClientError;
+pub use self::namespace::ExtentPage;
+pub use self::options::{ClientOptions, Spread};
+pub use self::path::{Resolved, SYMLINKS_MAX, Spot};
+
+/// How long the workers may take to end at `close`: longer than the closing of the session may.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// A connection to the cluster: a session, the cluster map, and calls. Clones are cheap and share it.
+#[derive(Clone)]
+pub struct Client {
+    core: Arc<Core>,
+    cred: Arc<Cred>,
+    _owner: Arc<Owner>,
+}
+
+/// Ends the workers with the last clone.
+struct Owner(Arc<Core>);
+
+impl Drop for Owner {
+    fn drop(&mut self) {
+        self.0.set_closed();
+        self.0.tasks.signal_stop();
+    }
+}
+
+impl fmt::Debug for Client {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Client").field("session", &self.session_id()).field("cred", &self.cred).finish()
+    }
+}
+
+impl Client {
+    /// Connects to any of the metadata servers at `addresses`, opens a session and fetches the cluster map. To be called
+    /// inside a runtime.
+    ///
+    /// # Errors
+    /// When none answers before `options.connect_timeout`.
+    pub async fn connect(addresses: &[NodeAddress], options: ClientOptions) -> Result<Self, ClientError> {
+        if addresses.is_empty() {
+            return Err(ClientError::NoServers);
+        }
+        let (settle, settling) = mpsc::unbounded_channel();
+        let cred = Arc::new(options.cred.clone());
+        let deadline = runtime::now() + options.connect_timeout;
+        let core = Arc::new(Core::new(MetaServers::new(addresses, &options), options, settle));
+        core.refresh_map(deadline).await?;
+        core.session(deadline).await?;
+        workers::start(&core, settling);
+        Ok(Self { _owner: Arc::new(Owner(core.clone())), core, cred })
+    }
+
+    /// The same client with other rights.
+    #[must_use]
+    pub fn with_cred(&self, cred: Cred) -> Self {
+        Self { cred: Arc::new(cred), ..self.clone() }
+    }
+
+    /// With whose rights calls are made.
+    #[must_use]
+    pub fn cred(&self) -> &Cred {
+        &self.cred
+    }
+
+    /// The session calls are made in now; none while the last one is gone and no call has opened another.
+    #[must_use]
+    pub fn session_id(&self) -> Option<SessionId> {
+        self.core.live_session().map(|s| s.id())
+    }
+
+    /// The newest cluster map known to this client.
+    #[must_use]
+    pub fn map(&self) -> Arc<ClusterMap> {
+        self.core.map()
+    }
+
+    /// The cluster map as it is now.
+    ///
+    /// # Errors
+    /// When no server answers.
+    pub async fn refresh_map(&self) -> Result<Arc<ClusterMap>, ClientError> {
+        self.core.refresh_map(self.core.deadline()).await
+    }
+
+    /// Sends any request that repeats harmlessly to the metadata servers: for tools. `timeout` covers all attempts, and
+    /// is the patience with each (a check of the namespace computes for a while).
+    ///
+    /// # Errors
+    /// When no server answers in time.
+    pub async fn request(&self, request: &MetaRequest, timeout: Duration) -> Result<MetaReply, ClientError> {
+        self.core.request(request, Patience::Whole, runtime::now() + timeout).await
+    }
+
+    /// Ends the session and all clones. What files had not flushed is lost.
+    pub async fn close(self) {
+        self.core.set_closed();
+        self.core.tasks.stop_within(CLOSE_TIMEOUT).await;
+    }
+}

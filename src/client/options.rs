@@ -1,0 +1,54 @@
+//! What a caller may choose about a client, with defaults that suit a tool and a mount alike.
+
+use std::time::Duration;
+
+use crate::types::Cred;
+
+/// How calls are shared out over the metadata servers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Spread {
+    /// One server, drawn at random at the start and changed when it fails: its caches stay warm.
+    Pin,
+    /// Round robin over all that answer: many callers in one process load all servers alike.
+    RoundRobin,
+}
+
+/// Times and bounds of a client.
+#[derive(Clone, Debug)]
+pub struct ClientOptions {
+    /// Who this is, for people: program and host, at most 128 bytes. It labels the session and the connections.
+    pub label: String,
+    /// With whose rights calls are made; [`super::Client::with_cred`] gives a clone with others.
+    pub cred: Cred,
+    /// Longest time of a call, over all its resends.
+    pub call_timeout: Duration,
+    /// Longest time of `connect`.
+    pub connect_timeout: Duration,
+    /// Life of the session without a keep-alive; the cluster clamps it to its limits.
+    pub session_ttl: Duration,
+    /// How calls are shared out over the metadata servers.
+    pub spread: Spread,
+    /// Connections to each metadata server, used in turn. More than one helps only many callers in one process.
+    pub channel_count: usize,
+    /// Bytes of blocks in flight in all uploads and downloads of this client. At least one block is always let through.
+    pub memory_max: usize,
+    /// Blocks of one stream or file in flight at a time. Four keep three replicas on disks of 100 MB/s busy while
+    /// the queue of each stays below half a second.
+    pub blocks_in_flight: usize,
+}
+
+impl Default for ClientOptions {
+    fn default() -> Self {
+        Self {
+            label: "pohmelfs client".into(),
+            cred: Cred::root(),
+            call_timeout: Duration::from_secs(30),
+            connect_timeout: Duration::from_secs(10),
+            session_ttl: Duration::from_secs(15),
+            spread: Spread::Pin,
+            channel_count: 1,
+            memory_max: 64 << 20,
+            blocks_in_flight: 4,
+        }
+    }
+}

@@ -1,0 +1,205 @@
+//! The metadata servers a client knows, and which one an attempt goes to.
+//!
+//! `exchange` asks [`MetaServers::pick`] before each attempt and reports how it went. Holds: a server that failed gets no
+//! calls while another answers, until a probe has seen it answer again; so a silent server costs the calls that found
+//! it silent and none after them. Not here: retries (`exchange`), and the probe itself (`workers`).
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+use parking_lot::RwLock;
+
+use crate::net::{Channel, ChannelOptions};
+use crate::runtime;
+use crate::types::{ClusterMap, NodeAddress, NodeId};
+use crate::wire::{Class, Hello, Role};
+
+use super::options::{ClientOptions, Spread};
+
+/// One metadata server.
+pub(super) struct MetaServer {
+    address: NodeAddress,
+    channels: Vec<Channel>,
+    turn: AtomicUsize,
+    suspect: AtomicBool,
+}
+
+impl MetaServer {
+    fn new(address: NodeAddress, hello: &Hello, channel_count: usize) -> Self {
+        let open =
+            |_| Channel::new(address.clone(), hello.clone(), Class::Metadata, ChannelOptions::default());
+        let channels = (0..channel_count.max(1)).map(open).collect();
+        Self { address, channels, turn: AtomicUsize::new(0), suspect: AtomicBool::new(false) }
+    }
+
+    /// Where it answers.
+    pub(super) fn address(&self) -> &NodeAddress {
+        &self.address
+    }
+
+    /// The connection whose turn it is.
+    pub(super) fn channel(&self) -> &Channel {
+        let turn = if self.channels.len() == 1 { 0 } else { self.turn.fetch_add(1, Ordering::Relaxed) };
+        &self.channels[turn % self.channels.len()]
+    }
+
+    /// Its last exchange failed, and no probe has succeeded since.
+    pub(super) fn is_suspect(&self) -> bool {
+        self.suspect.load(Ordering::Relaxed)
+    }
+
+    /// Notes that it answered.
+    pub(super) fn answered(&self) {
+        // Read first: a store by every call would bounce the cache line between cores.
+        if self.is_suspect() {
+            self.suspect.store(false, Ordering::Relaxed);
+            tracing::info!(server = %self.address, "metadata server answers again");
+        }
+    }
+
+    /// Notes that it failed; true the first time.
+    pub(super) fn failed(&self) -> bool {
+        !self.suspect.swap(true, Ordering::Relaxed)
+    }
+
+    fn node(&self) -> Option<NodeId> {
+        self.channels.iter().find_map(Channel::peer_node)
+    }
+}
+
+/// All of them.
+pub(super) struct MetaServers {
+    hello: Hello,
+    channel_count: usize,
+    spread: Spread,
+    given: Vec<NodeAddress>,
+    list: RwLock<Arc<Vec<Arc<MetaServer>>>>,
+    turn: AtomicUsize,
+}
+
+impl MetaServers {
+    /// Those at `addresses`, in random order, so that clients spread.
+    pub(super) fn new(addresses: &[NodeAddress], options: &ClientOptions) -> Self {
+        let mut given = addresses.to_vec();
+        given.sort();
+        given.dedup();
+        runtime::shuffle(&mut given);
+        let hello = Hello::new(Role::Client, options.label.clone());
+        let open = |a: &NodeAddress| Arc::new(MetaServer::new(a.clone(), &hello, options.channel_count));
+        let list = given.iter().map(open).collect();
+        Self {
+            hello,
+            channel_count: options.channel_count,
+            spread: options.spread,
+            given,
+            list: RwLock::new(Arc::new(list)),
+            turn: AtomicUsize::new(0),
+        }
+    }
+
+    /// The servers now.
+    pub(super) fn list(&self) -> Arc<Vec<Arc<MetaServer>>> {
+        self.list.read().clone()
+    }
+
+    /// Where the attempts of a new call begin.
+    pub(super) fn start(&self) -> usize {
+        match self.spread {
+            Spread::Pin => self.turn.load(Ordering::Relaxed),
+            Spread::RoundRobin => self.turn.fetch_add(1, Ordering::Relaxed),
+        }
+    }
+
+    /// The server for attempt `attempt` (from 0) of a call that began at `start`: the next in order that is not suspect, or,
+    /// when all are, the next in order.
+    pub(super) fn pick(&self, start: usize, attempt: usize) -> Arc<MetaServer> {
+        let list = self.list.read();
+        let first = start.wrapping_add(attempt);
+        let at = |i: usize| &list[first.wrapping_add(i) % list.len()];
+        let healthy = (0..list.len()).map(at).find(|s| !s.is_suspect());
+        healthy.unwrap_or_else(|| at(0)).clone()
+    }
+
+    /// A pinned client leaves the server its call began at; others' calls that noticed already have moved on.
+    pub(super) fn leave(&self, start: usize) {
+        if self.spread == Spread::Pin {
+            let next = start.wrapping_add(1);
+            // Losing the race means that another call has moved on: nothing to do.
+            let _ = self.turn.compare_exchange(start, next, Ordering::Relaxed, Ordering::Relaxed);
+        }
+    }
+
+    /// Takes in the servers of a new map that the given addresses do not reach. Given addresses stay: a map may
+    /// name hosts that only the cluster's own network resolves.
+    pub(super) fn learn(&self, map: &ClusterMap) {
+        let mut list = self.list.write();
+        let mut new: Vec<Arc<MetaServer>> =
+            list.iter().filter(|s| self.given.contains(&s.address)).cloned().collect();
+        if new.len() < map.meta.len() {
+            for meta in map.meta.values() {
+                let known = |s: &Arc<MetaServer>| s.address == meta.address || s.node() == Some(meta.node);
+                if new.iter().any(known) {
+                    continue;
+                }
+                let kept = list.iter().find(|s| s.address == meta.address).cloned();
+                new.push(kept.unwrap_or_else(|| {
+                    Arc::new(MetaServer::new(meta.address.clone(), &self.hello, self.channel_count))
+                }));
+            }
+        }
+        *list = Arc::new(new);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::types::MetaNode;
+
+    fn addresses(names: &[&str]) -> Vec<NodeAddress> {
+        names.iter().map(|n| NodeAddress((*n).to_owned())).collect()
+    }
+
+    #[tokio::test]
+    async fn a_suspect_gets_calls_only_when_all_are() {
+        let options = ClientOptions { spread: Spread::RoundRobin, ..ClientOptions::default() };
+        let servers = MetaServers::new(&addresses(&["a:1", "b:1", "c:1"]), &options);
+        let bad = servers.list()[1].clone();
+        assert!(bad.failed());
+        for _ in 0..9 {
+            assert!(!Arc::ptr_eq(&servers.pick(servers.start(), 0), &bad));
+        }
+        servers.list().iter().for_each(|s| {
+            s.failed();
+        });
+        assert!((0..3).any(|i| Arc::ptr_eq(&servers.pick(i, 0), &bad)));
+        bad.answered();
+        assert!((0..3).all(|i| Arc::ptr_eq(&servers.pick(i, 0), &bad)));
+    }
+
+    #[tokio::test]
+    async fn a_pinned_client_moves_once_a_failure() {
+        let servers = MetaServers::new(&addresses(&["a:1", "b:1"]), &ClientOptions::default());
+        let start = servers.start();
+        servers.leave(start);
+        servers.leave(start);
+        assert_eq!(servers.start(), start + 1);
+    }
+
+    #[tokio::test]
+    async fn a_map_adds_servers_and_keeps_the_given_ones() {
+        let servers = MetaServers::new(&addresses(&["a:1"]), &ClientOptions::default());
+        let mut map = ClusterMap::default();
+        for (node, address) in [(1, "a:1"), (2, "b:1"), (3, "c:1")] {
+            let address = NodeAddress(address.into());
+            let meta = MetaNode { node: NodeId(node), name: String::new(), http: address.clone(), address };
+            map.meta.insert(meta.node, meta);
+        }
+        servers.learn(&map);
+        assert_eq!(servers.list().len(), 3);
+        map.meta.remove(&NodeId(1));
+        map.meta.remove(&NodeId(2));
+        servers.learn(&map);
+        assert_eq!(servers.list()[0].address().0, "a:1");
+    }
+}
