@@ -3,18 +3,37 @@
 //! `raft` applies entries and installs snapshots, `service` reads. Holds: a reader sees one applied position; what is
 //! in sled is always the state at one log index; every value read from a file is checked before it is used.
 //! Not here: what the records mean (`namespace`), when to take a snapshot or purge the log (`raft`).
+//!
+//! Reading order: `record`, `memory` (how reads find a record), `writer`, `engine`, `cut` and `snapshot`, `recover`, `core`.
 
-use std::collections::BTreeMap;
-use std::ops::{Bound, ControlFlow};
-use std::path::PathBuf;
+mod core;
+mod cut;
+mod engine;
+mod manifest;
+mod memory;
+mod record;
+mod recover;
+mod snapshot;
+mod snapshots;
+#[cfg(test)]
+mod tests;
+mod writer;
+
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::thread::JoinHandle;
 
-use bytes::Bytes;
-use parking_lot::RwLock;
+use parking_lot::Mutex;
+use serde::Serialize;
 
-use super::{Position, StateHash, StoreError};
-use crate::namespace::{ChangeSet, View, ViewError};
-use crate::types::LogIndex;
+use self::core::Core;
+use self::manifest::DirLock;
+use self::memory::ReadView;
+use self::snapshots::Snapshots;
+use super::{Entry, Machine, Position, SnapshotFile, StateHash, StoreError};
+use crate::namespace::{self, ChangeSet, Command, Reply, Txn, View, ViewError};
+use crate::types::{LogIndex, codec};
 
 /// Where the state lives and how much memory it may take.
 #[derive(Clone, Debug)]
@@ -23,10 +42,13 @@ pub struct StateConfig {
     pub dir: PathBuf,
     /// Bound of the read cache, in bytes with overhead.
     pub cache_bytes: u64,
-    /// Bound of what is applied but not yet in sled, in bytes with overhead; apply waits above it.
+    /// Bound of what is applied but not yet in sled, in bytes with overhead; apply waits above it. One run of entries
+    /// may go beyond it. The records put aside while a snapshot is written take at most half of it again.
     pub overlay_bytes_max: u64,
-    /// Bound of sled's own page cache, in bytes (sled keeps more than this for its page table).
+    /// Bound of sled's own page cache, in bytes (sled takes more than this: benches/view.rs).
     pub sled_cache_bytes: u64,
+    /// Identity of this boot of the machine; none: ask the kernel. A view that was open in another boot is rebuilt.
+    pub boot_id: Option<String>,
 }
 
 impl StateConfig {
@@ -37,90 +59,208 @@ impl StateConfig {
             cache_bytes: 256 << 20,
             overlay_bytes_max: 512 << 20,
             sled_cache_bytes: 256 << 20,
+            boot_id: None,
         }
     }
 }
 
-/// The state of this metadata server. Cheap to clone: all clones are the same state.
+/// How the state is doing, for the status page.
+#[derive(Clone, Debug, Serialize)]
+pub struct StateStatus {
+    /// Last log index applied in memory.
+    pub applied_index: LogIndex,
+    /// Log index of the state in sled.
+    pub sled_index: LogIndex,
+    /// State hash at the applied index, in hex.
+    pub hash: String,
+    /// Records in the state.
+    pub record_count: u64,
+    /// Bytes applied but not yet in sled, with overhead.
+    pub overlay_bytes: u64,
+    /// Bound of the former; apply waits above it.
+    pub overlay_bytes_max: u64,
+    /// Changes applied but not yet in sled.
+    pub overlay_records: u64,
+    /// Times that apply waited for room in the overlay.
+    pub overlay_waits: u64,
+    /// Bytes in the read cache, with overhead.
+    pub cache_bytes: u64,
+    /// Bytes of sled's files.
+    pub sled_disk_bytes: u64,
+    /// Names of the snapshots, newest first.
+    pub snapshots: Vec<String>,
+    /// Why the view was rebuilt when this process opened it, if it was.
+    pub rebuilt: Option<String>,
+    /// Why nothing can be applied any more, if so: the node must be restarted.
+    pub failure: Option<String>,
+}
+
+/// The state of this metadata server. Cheap to clone: all clones are the same state. When the last one goes without
+/// [`State::shutdown`], what sled lacks is left to the log, as after a crash of the process.
 #[derive(Clone)]
 pub struct State {
-    shared: Arc<Shared>,
+    owner: Arc<Owner>,
 }
 
-struct Shared {
-    memory: RwLock<Memory>,
+/// Ends the writer with the last handle.
+struct Owner {
+    core: Arc<Core>,
+    writer: Mutex<Option<JoinHandle<()>>>,
 }
 
-#[derive(Default)]
-struct Memory {
-    records: BTreeMap<Bytes, Bytes>,
-    position: Position,
-    hash: StateHash,
+impl Owner {
+    fn end_writer(&self, drain: bool) {
+        self.core.queue.stop(drain);
+        if let Some(writer) = self.writer.lock().take()
+            && writer.join().is_err()
+        {
+            self.core.damaged("the writer of the view panicked");
+        }
+    }
+}
+
+impl Drop for Owner {
+    fn drop(&mut self) {
+        self.end_writer(false);
+    }
 }
 
 impl State {
-    /// Opens the state, rebuilding sled from the newest good snapshot when it cannot be trusted.
+    /// Opens the state, rebuilding sled from the newest good snapshot when it cannot be trusted. Reads the whole view to
+    /// verify it: about a second for a million records.
     ///
     /// # Errors
     /// The directory is in use by another process, or cannot be read or written.
-    pub fn open(_config: StateConfig) -> Result<Self, StoreError> {
-        Ok(Self { shared: Arc::new(Shared { memory: RwLock::default() }) })
+    pub fn open(config: StateConfig) -> Result<Self, StoreError> {
+        let dir = &config.dir;
+        std::fs::create_dir_all(dir)
+            .and_then(|()| manifest::sync_parent(dir))
+            .map_err(|e| StoreError::new(format!("making {}", dir.display()), e))?;
+        let lock = DirLock::take(dir)?;
+        let snapshots = Snapshots::open(dir.join("snapshots"))?;
+        let boot = config.boot_id.clone().unwrap_or_else(manifest::boot_id);
+        let opened = recover::open(&config, &boot, &snapshots)?;
+        let core = Arc::new(Core::new(config, opened, snapshots, lock));
+        let writer = std::thread::Builder::new()
+            .name("view-writer".into())
+            .spawn({
+                let core = Arc::clone(&core);
+                move || writer::run(&core)
+            })
+            .map_err(|e| StoreError::new("starting the writer of the view", e))?;
+        Ok(Self { owner: Arc::new(Owner { core, writer: Mutex::new(Some(writer)) }) })
     }
 
-    /// Runs `f` on the state at one applied position. Holds a read lock meanwhile, so `f` must be short and must not
-    /// call `read` again.
+    fn core(&self) -> &Core {
+        &self.owner.core
+    }
+
+    /// Runs `f` on the state at one applied position. Holds a read lock meanwhile: `f` must be short (a lookup, a page
+    /// of a listing) and must not call `read` again, or both wait for ever behind a waiting apply.
     pub fn read<R>(&self, f: impl FnOnce(&dyn View) -> R) -> R {
         self.read_at(|_, view| f(view))
     }
 
     /// [`State::read`], told the position too.
     pub fn read_at<R>(&self, f: impl FnOnce(LogIndex, &dyn View) -> R) -> R {
-        let memory = self.shared.memory.read();
-        f(memory.position.index, &*memory)
+        let memory = self.core().memory.read();
+        f(memory.stamp.position.index, &ReadView { memory: &memory, core: self.core() })
     }
 
     /// Hash of the state in memory, and the index it belongs to.
     pub fn hash(&self) -> (LogIndex, StateHash) {
-        let memory = self.shared.memory.read();
-        (memory.position.index, memory.hash)
+        let memory = self.core().memory.read();
+        (memory.stamp.position.index, memory.stamp.tally.hash)
     }
 
-    /// Puts a change set into memory and moves the position.
+    /// Puts a change set into memory and moves the position: the storage half of [`Machine::apply`].
     ///
     /// # Errors
-    /// The node must stop.
+    /// The node must stop: the view is damaged or cannot be written, or the position does not move forward.
     pub fn apply_changes(&self, position: Position, changes: ChangeSet) -> Result<(), StoreError> {
-        let mut memory = self.shared.memory.write();
-        for change in changes {
-            match change.new {
-                Some(new) => memory.records.insert(change.key, new),
-                None => memory.records.remove(&change.key),
-            };
-        }
-        memory.position = position;
-        Ok(())
+        self.core().apply(position, |_| Ok(((), changes)))
     }
 
-    /// Drains memory into sled, makes it durable and stops the writer. Reads go on working.
-    pub fn shutdown(&self) {}
+    /// How the state is doing.
+    pub fn status(&self) -> StateStatus {
+        let core = self.core();
+        let (stamp, cache_bytes, sled_disk_bytes) = {
+            let memory = core.memory.read();
+            let engine = memory.engine.as_ref();
+            (
+                memory.stamp.clone(),
+                engine.map_or(0, |e| e.cache_bytes()),
+                engine.map_or(0, |e| e.disk_bytes()),
+            )
+        };
+        let (overlay_bytes, overlay_records) = core.queue.size();
+        let names = core.snapshots.files().unwrap_or_default();
+        let name = |path: &PathBuf| path.file_stem().map(|name| name.to_string_lossy().into_owned());
+        StateStatus {
+            applied_index: stamp.position.index,
+            sled_index: core.disk.lock().stamp.position.index,
+            hash: stamp.tally.hash.to_string(),
+            record_count: stamp.tally.records,
+            overlay_bytes,
+            overlay_bytes_max: core.config.overlay_bytes_max,
+            overlay_records,
+            overlay_waits: core.waits.load(Ordering::Relaxed),
+            cache_bytes,
+            sled_disk_bytes,
+            snapshots: names.iter().filter_map(name).collect(),
+            rebuilt: core.rebuilt.clone(),
+            failure: core.failure.lock().clone(),
+        }
+    }
+
+    /// Drains memory into sled, makes it durable, so that even a reboot needs no rebuild, and closes it. What is called
+    /// afterwards gets errors. May take seconds.
+    pub fn shutdown(&self) {
+        self.owner.end_writer(true);
+        if let Err(e) = self.core().close() {
+            tracing::error!(error = %e, "the view was not closed in order; the next start may rebuild it");
+        }
+    }
 }
 
-impl View for Memory {
-    fn get(&self, key: &[u8]) -> Result<Option<Bytes>, ViewError> {
-        Ok(self.records.get(key).cloned())
+impl Machine for State {
+    fn position(&self) -> Position {
+        self.core().memory.read().stamp.position.clone()
     }
 
-    fn scan(
-        &self,
-        from: &[u8],
-        to: &[u8],
-        each: &mut dyn FnMut(&[u8], &Bytes) -> ControlFlow<()>,
-    ) -> Result<(), ViewError> {
-        for (key, value) in self.records.range::<[u8], _>((Bound::Included(from), Bound::Excluded(to))) {
-            if each(key, value).is_break() {
-                break;
+    fn apply(&self, entries: &[Entry]) -> Result<Vec<Vec<Reply>>, StoreError> {
+        let Some(last) = entries.last() else { return Ok(Vec::new()) };
+        let unreadable = |e: ViewError| StoreError::new("applying entries", e);
+        self.core().apply(last.position.clone(), |view| {
+            let mut txn = Txn::new(view);
+            let mut replies = Vec::with_capacity(entries.len());
+            for entry in entries {
+                let commands = match &entry.commands {
+                    Some(bytes) => codec::decode::<Vec<Command>>(bytes).map_err(|e| {
+                        StoreError::new(format!("applying entry {}", entry.position.index.0), e)
+                    })?,
+                    None => Vec::new(),
+                };
+                let run = commands.iter().map(|command| namespace::apply(&mut txn, command));
+                replies.push(run.collect::<Result<_, _>>().map_err(unreadable)?);
             }
-        }
-        Ok(())
+            Ok((replies, txn.finish()))
+        })
+    }
+
+    fn build_snapshot(&self) -> Result<SnapshotFile, StoreError> {
+        self.core().build_snapshot()
+    }
+
+    fn current_snapshot(&self) -> Result<Option<SnapshotFile>, StoreError> {
+        self.core().snapshots.newest()
+    }
+
+    fn incoming_path(&self, id: &str) -> Result<PathBuf, StoreError> {
+        self.core().snapshots.incoming_path(id)
+    }
+
+    fn install_snapshot(&self, received: &Path) -> Result<SnapshotFile, StoreError> {
+        self.core().install_snapshot(received)
     }
 }

@@ -1,0 +1,279 @@
+//! What all parts of the state share, and the paths through them: apply, build, install, end.
+//!
+//! Locks, in the order in which they may be taken together (a reader takes only `memory`):
+//!
+//! ```text
+//! snapshot_work   one build, install or end at a time
+//! applier         one run of entries, or the swap to an installed snapshot, at a time
+//! disk            one batch of the writer or one chunk of a cut at a time; sled stands still for who holds it
+//! memory          overlay, stamp, engine; held for writing only over a merge, a retire or a swap
+//! queue, manifest, failure      leaves
+//! ```
+
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use parking_lot::{Condvar, Mutex, RwLock};
+
+use super::super::{Position, SnapshotFile, StoreError};
+use super::StateConfig;
+use super::cut::{Cut, Disk};
+use super::engine::Engine;
+use super::manifest::{DirLock, Manifest};
+use super::memory::{ApplyView, Memory};
+use super::record::{KEY_LEN_MAX, Stamp, VALUE_LEN_MAX, show};
+use super::recover::{self, Opened};
+use super::snapshot::{SnapshotWriter, verify};
+use super::snapshots::Snapshots;
+use super::writer::{Ended, Queue};
+use crate::namespace::{ChangeSet, ViewError};
+
+/// Shared by all clones of the state and its writer.
+pub(super) struct Core {
+    pub config: StateConfig,
+    pub snapshots: Snapshots,
+    pub snapshot_work: Mutex<()>,
+    pub applier: Mutex<()>,
+    pub disk: Mutex<Disk>,
+    /// The cut moved on or ended; waited for under `disk`.
+    pub cut_progress: Condvar,
+    pub memory: RwLock<Memory>,
+    pub queue: Queue,
+    pub manifest: Mutex<Manifest>,
+    /// Why nothing can be applied any more.
+    pub failure: Mutex<Option<String>>,
+    /// Times that apply had to wait for the writer.
+    pub waits: AtomicU64,
+    /// Why the view was rebuilt at open.
+    pub rebuilt: Option<String>,
+    // Last: the directory is released when everything in it is closed.
+    _lock: DirLock,
+}
+
+impl Core {
+    /// Wraps what recovery found.
+    pub(super) fn new(config: StateConfig, opened: Opened, snapshots: Snapshots, lock: DirLock) -> Self {
+        let Opened { engine, stamp, manifest, rebuilt } = opened;
+        let memory =
+            Memory { engine: Some(Arc::new(engine)), overlay: Default::default(), stamp: stamp.clone() };
+        Self {
+            config,
+            snapshots,
+            snapshot_work: Mutex::default(),
+            applier: Mutex::default(),
+            disk: Mutex::new(Disk { stamp, cut: None }),
+            cut_progress: Condvar::new(),
+            memory: RwLock::new(memory),
+            queue: Queue::default(),
+            manifest: Mutex::new(manifest),
+            failure: Mutex::default(),
+            waits: AtomicU64::new(0),
+            rebuilt,
+            _lock: lock,
+        }
+    }
+
+    /// Notes that the view is damaged or cannot be written: nothing more is applied, and the next start rebuilds it.
+    pub(super) fn damaged(&self, reason: &str) {
+        if !self.fail(reason) {
+            return;
+        }
+        tracing::error!(
+            reason,
+            "the view is damaged: restart this node, it will rebuild the view from snapshot and log"
+        );
+        let mut manifest = self.manifest.lock();
+        manifest.bad = Some(reason.to_owned());
+        if let Err(e) = manifest.write(&self.config.dir) {
+            tracing::error!(error = %e, "the damage could not be noted; the next start will find it again");
+        }
+    }
+
+    /// Lets nothing more be applied; false when that was so before.
+    fn fail(&self, reason: &str) -> bool {
+        let mut failure = self.failure.lock();
+        let first = failure.is_none();
+        failure.get_or_insert_with(|| reason.to_owned());
+        first
+    }
+
+    fn usable(&self) -> Result<(), StoreError> {
+        match &*self.failure.lock() {
+            Some(reason) => Err(StoreError::new(
+                format!("the state in {}", self.config.dir.display()),
+                format!("{reason}; restart this node, it will rebuild the view from snapshot and log"),
+            )),
+            None => Ok(()),
+        }
+    }
+
+    fn ended(&self, Ended: Ended) -> StoreError {
+        self.usable()
+            .err()
+            .unwrap_or_else(|| StoreError::new("waiting for the writer of the view", "it has ended"))
+    }
+
+    /// Runs `decide` on the state and puts the changes it returns into it. One caller at a time.
+    pub(super) fn apply<R>(
+        &self,
+        position: Position,
+        decide: impl FnOnce(&ApplyView<'_>) -> Result<(R, ChangeSet), StoreError>,
+    ) -> Result<R, StoreError> {
+        let _applier = self.applier.lock();
+        self.usable()?;
+        if self.queue.wait_for_room(self.config.overlay_bytes_max).map_err(|e| self.ended(e))? {
+            self.waits.fetch_add(1, Ordering::Relaxed);
+        }
+        let (engine, mut stamp) = {
+            let memory = self.memory.read();
+            let engine =
+                memory.engine.clone().ok_or_else(|| StoreError::new("applying", "the state is shut down"))?;
+            (engine, memory.stamp.clone())
+        };
+        if position.index <= stamp.position.index {
+            let reason = format!("index {} does not follow {}", position.index.0, stamp.position.index.0);
+            return Err(StoreError::new("applying to the state", reason));
+        }
+        let (result, changes) = decide(&ApplyView { core: self, engine })?;
+        // A read that failed under `decide` must not be taken for an answer, even if `decide` overlooked it.
+        self.usable()?;
+        for change in &changes {
+            if change.key.is_empty()
+                || change.key.len() > KEY_LEN_MAX
+                || change.new.as_ref().is_some_and(|value| value.len() > VALUE_LEN_MAX)
+            {
+                let reason =
+                    format!("the record under {} is outside the bounds of a record", show(&change.key));
+                return Err(StoreError::new("applying to the state", reason));
+            }
+            stamp.tally.follow(change);
+        }
+        stamp.position = position;
+        self.memory.write().merge(self.queue.next_number(), stamp.clone(), &changes);
+        self.queue.push(stamp, changes);
+        Ok(result)
+    }
+
+    /// Builds a snapshot of what is applied now, or of a little more.
+    pub(super) fn build_snapshot(&self) -> Result<SnapshotFile, StoreError> {
+        let _work = self.snapshot_work.lock();
+        self.usable()?;
+        self.queue.wait_until_written().map_err(|e| self.ended(e))?;
+        let Some(engine) = self.memory.read().engine.clone() else {
+            return Err(StoreError::new("building a snapshot", "the state is shut down"));
+        };
+        let stamp = {
+            let mut disk = self.disk.lock();
+            disk.cut = Some(Cut::default());
+            disk.stamp.clone()
+        };
+        let path = self.snapshots.building_path(&Snapshots::id(&stamp));
+        let built = {
+            let _end = EndCut(self);
+            self.write_cut(&engine, &stamp, &path)
+        };
+        built.and_then(|()| self.snapshots.adopt(&path, &stamp)).inspect_err(|_| {
+            // What is left of it is in the way of nobody and is removed at the next open, should this fail too.
+            let _left_over = std::fs::remove_file(&path);
+        })
+    }
+
+    fn write_cut(&self, engine: &Engine, stamp: &Stamp, path: &Path) -> Result<(), StoreError> {
+        let unreadable = |e: ViewError| {
+            self.damaged(&e.reason);
+            StoreError::new("building a snapshot", e.reason)
+        };
+        let mut out = SnapshotWriter::create(path, stamp)?;
+        loop {
+            let chunk = match &mut self.disk.lock().cut {
+                Some(cut) => cut.chunk(engine).map_err(unreadable)?,
+                None => {
+                    return Err(StoreError::new("building a snapshot", "the state was replaced meanwhile"));
+                }
+            };
+            self.cut_progress.notify_all();
+            let Some(records) = chunk else { break };
+            for (key, value) in &records {
+                out.add(key, value)?;
+            }
+        }
+        if !out.complete() {
+            let reason = "its records do not add up to its stamp";
+            self.damaged(reason);
+            return Err(StoreError::new("building a snapshot of the view", reason));
+        }
+        out.finish()
+    }
+
+    /// Verifies a received snapshot and replaces the state by it.
+    ///
+    /// After a crash: before the rename, the old state; from the rename on, the newest snapshot is newer than the
+    /// view, so the next open loads it; from the new manifest on, the new view counts and the old one is removed.
+    pub(super) fn install_snapshot(&self, received: &Path) -> Result<SnapshotFile, StoreError> {
+        let _work = self.snapshot_work.lock();
+        self.usable()?;
+        let stamp = verify(received).map_err(|fault| fault.into_error("verifying", received))?;
+        std::fs::File::open(received)
+            .and_then(|file| file.sync_all())
+            .map_err(|e| StoreError::new(format!("syncing {}", received.display()), e))?;
+        let _applier = self.applier.lock();
+        let file = self.snapshots.adopt(received, &stamp)?;
+        self.replace_by(&file.path).inspect_err(|e| {
+            self.fail(&e.to_string());
+        })?;
+        Ok(file)
+    }
+
+    /// Loads a snapshot beside the running view and swaps. The caller holds `applier`.
+    fn replace_by(&self, path: &Path) -> Result<(), StoreError> {
+        let mut manifest = self.manifest.lock().clone();
+        recover::remove_views(&self.config.dir, Some(manifest.view))?;
+        manifest.view += 1;
+        let (engine, stamp) = recover::load(&self.config, manifest.view, path)?
+            .map_err(|fault| fault.into_error("loading", path))?;
+        let mut disk = self.disk.lock();
+        manifest.write(&self.config.dir)?;
+        *self.manifest.lock() = manifest.clone();
+        self.queue.clear();
+        disk.stamp = stamp.clone();
+        let old = {
+            let mut memory = self.memory.write();
+            memory.overlay.clear();
+            memory.stamp = stamp;
+            memory.engine.replace(Arc::new(engine))
+        };
+        drop(disk);
+        drop(old);
+        recover::remove_views(&self.config.dir, Some(manifest.view))
+    }
+
+    /// Closes sled in order and notes that it was so, unless something failed before. The writer has ended.
+    pub(super) fn close(&self) -> Result<(), StoreError> {
+        let _work = self.snapshot_work.lock();
+        let _applier = self.applier.lock();
+        let healthy = self.fail("the state is shut down");
+        let (engine, stamp) = {
+            let mut memory = self.memory.write();
+            (memory.engine.take(), memory.stamp.clone())
+        };
+        let Some(engine) = engine.and_then(Arc::into_inner) else { return Ok(()) };
+        engine.close()?;
+        if healthy && self.disk.lock().stamp == stamp {
+            let mut manifest = self.manifest.lock();
+            manifest.clean = true;
+            manifest.write(&self.config.dir)?;
+        }
+        Ok(())
+    }
+}
+
+/// Ends a cut whatever happens to who reads it: the writer may wait for it.
+struct EndCut<'a>(&'a Core);
+
+impl Drop for EndCut<'_> {
+    fn drop(&mut self) {
+        self.0.disk.lock().cut = None;
+        self.0.cut_progress.notify_all();
+    }
+}

@@ -1,0 +1,277 @@
+//! The format of a snapshot file, and reading and writing one.
+//!
+//! `snapshots` decides where the files are and which are kept. Holds: a reader returns records only from blocks whose
+//! checksum is right, in strictly ascending order, and says "complete" only when count and state hash are those of the
+//! header, so that a flipped, missing, repeated or added byte anywhere is an error and never another state.
+//!
+//! ```text
+//! header   "PHMLSNAP" | version u32 | len u32 | Stamp (bincode) | crc32c of all before
+//! block*   len u32 (> 0) | number u32 | crc32c(len, number, payload) | payload: (key len u32, value len u32, key, value)*
+//! trailer  0 u32 | blocks u32 | records u64 | hash u128 | crc32c of all before, from the 0 on
+//! ```
+//!
+//! All numbers little-endian.
+
+use std::fs::File;
+use std::io::{BufReader, BufWriter, Read, Write};
+use std::path::{Path, PathBuf};
+
+use bytes::Bytes;
+
+use super::super::{StateHash, StoreError};
+use super::record::{KEY_LEN_MAX, Stamp, Tally, VALUE_LEN_MAX, show};
+use crate::types::codec;
+
+const MAGIC: &[u8; 8] = b"PHMLSNAP";
+const VERSION: u32 = 1;
+/// A block is written when it is this long: large enough that its 12 bytes of frame do not count, small enough to hold.
+const BLOCK_LEN: usize = 256 << 10;
+/// Longest block: one full of records, and one record of the longest kind.
+const BLOCK_LEN_MAX: usize = BLOCK_LEN + KEY_LEN_MAX + VALUE_LEN_MAX + 8;
+/// Longest header: a position is at most 64 KiB.
+const HEADER_LEN_MAX: usize = 128 << 10;
+/// Buffer of reads and writes.
+const BUFFER_LEN: usize = 1 << 20;
+
+/// Why a file is not usable.
+pub(super) enum Fault {
+    /// It could not be read or written; another try may succeed.
+    Io(std::io::Error),
+    /// Its bytes are not those that were written.
+    Damaged(String),
+}
+
+impl From<std::io::Error> for Fault {
+    fn from(e: std::io::Error) -> Self {
+        match e.kind() {
+            std::io::ErrorKind::UnexpectedEof => Self::Damaged("it ends too early".into()),
+            _ => Self::Io(e),
+        }
+    }
+}
+
+impl std::fmt::Display for Fault {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Io(e) => e.fmt(f),
+            Self::Damaged(what) => write!(f, "the snapshot is damaged: {what}"),
+        }
+    }
+}
+
+impl Fault {
+    /// As an error about a file.
+    pub(super) fn into_error(self, doing: &str, path: &Path) -> StoreError {
+        StoreError::new(format!("{doing} {}", path.display()), self)
+    }
+}
+
+/// Writes one snapshot file; the caller names and renames it.
+pub(super) struct SnapshotWriter {
+    path: PathBuf,
+    file: BufWriter<File>,
+    stamp: Stamp,
+    tally: Tally,
+    block: Vec<u8>,
+    blocks: u32,
+}
+
+impl SnapshotWriter {
+    /// Starts a file for the state with this stamp.
+    pub(super) fn create(path: &Path, stamp: &Stamp) -> Result<Self, StoreError> {
+        let failed = |e: &dyn std::fmt::Display| StoreError::new(format!("writing {}", path.display()), e);
+        let file = File::create(path).map_err(|e| failed(&e))?;
+        let body = codec::encode(stamp).map_err(|e| failed(&e))?;
+        let mut header = Vec::with_capacity(body.len() + 20);
+        header.extend_from_slice(MAGIC);
+        header.extend_from_slice(&VERSION.to_le_bytes());
+        header.extend_from_slice(&u32::try_from(body.len()).map_err(|e| failed(&e))?.to_le_bytes());
+        header.extend_from_slice(&body);
+        header.extend_from_slice(&crc32c::crc32c(&header).to_le_bytes());
+        let mut out = Self {
+            path: path.to_owned(),
+            file: BufWriter::with_capacity(BUFFER_LEN, file),
+            stamp: stamp.clone(),
+            tally: Tally::default(),
+            block: Vec::with_capacity(BLOCK_LEN + 4096),
+            blocks: 0,
+        };
+        out.put(&header)?;
+        Ok(out)
+    }
+
+    fn put(&mut self, bytes: &[u8]) -> Result<(), StoreError> {
+        self.file.write_all(bytes).map_err(|e| Fault::Io(e).into_error("writing", &self.path))
+    }
+
+    /// Adds a record; keys come in ascending order.
+    pub(super) fn add(&mut self, key: &[u8], value: &[u8]) -> Result<(), StoreError> {
+        self.tally.add(key, value);
+        for len in [key.len(), value.len()] {
+            // Lengths were bounded when the record was applied.
+            self.block.extend_from_slice(&u32::try_from(len).unwrap_or(u32::MAX).to_le_bytes());
+        }
+        self.block.extend_from_slice(key);
+        self.block.extend_from_slice(value);
+        if self.block.len() >= BLOCK_LEN { self.end_block() } else { Ok(()) }
+    }
+
+    fn end_block(&mut self) -> Result<(), StoreError> {
+        let block = std::mem::take(&mut self.block);
+        let mut head = [0; 12];
+        head[..4].copy_from_slice(&u32::try_from(block.len()).unwrap_or(u32::MAX).to_le_bytes());
+        head[4..8].copy_from_slice(&self.blocks.to_le_bytes());
+        let crc = crc32c::crc32c_append(crc32c::crc32c(&head[..8]), &block);
+        head[8..].copy_from_slice(&crc.to_le_bytes());
+        self.put(&head)?;
+        self.put(&block)?;
+        self.blocks += 1;
+        self.block = block;
+        self.block.clear();
+        Ok(())
+    }
+
+    /// Whether the records so far are those of the stamp.
+    pub(super) fn complete(&self) -> bool {
+        self.tally == self.stamp.tally
+    }
+
+    /// Ends the file and makes its bytes durable.
+    pub(super) fn finish(mut self) -> Result<(), StoreError> {
+        if !self.block.is_empty() {
+            self.end_block()?;
+        }
+        let mut trailer = Vec::with_capacity(36);
+        trailer.extend_from_slice(&0u32.to_le_bytes());
+        trailer.extend_from_slice(&self.blocks.to_le_bytes());
+        trailer.extend_from_slice(&self.tally.records.to_le_bytes());
+        trailer.extend_from_slice(&self.tally.hash.0.to_le_bytes());
+        trailer.extend_from_slice(&crc32c::crc32c(&trailer).to_le_bytes());
+        self.put(&trailer)?;
+        let path = self.path;
+        let file =
+            self.file.into_inner().map_err(|e| Fault::Io(e.into_error()).into_error("writing", &path))?;
+        file.sync_all().map_err(|e| Fault::Io(e).into_error("syncing", &path))
+    }
+}
+
+/// Reads one snapshot file from the start.
+pub(super) struct SnapshotReader {
+    file: BufReader<File>,
+    /// What the header promises.
+    pub stamp: Stamp,
+    tally: Tally,
+    blocks: u32,
+    last_key: Bytes,
+}
+
+impl SnapshotReader {
+    /// Opens a file and checks its header.
+    pub(super) fn open(path: &Path) -> Result<Self, Fault> {
+        let mut file = BufReader::with_capacity(BUFFER_LEN, File::open(path)?);
+        let mut header = [0; 16];
+        file.read_exact(&mut header)?;
+        if &header[..8] != MAGIC {
+            return Err(Fault::Damaged("it does not begin like a snapshot".into()));
+        }
+        let version = u32_at(&header, 8);
+        if version != VERSION {
+            return Err(Fault::Damaged(format!("version {version}, but this program knows {VERSION}")));
+        }
+        let len = u32_at(&header, 12) as usize;
+        if len > HEADER_LEN_MAX {
+            return Err(Fault::Damaged("its header is too long".into()));
+        }
+        let body = read(&mut file, len)?;
+        let crc = u32_at(&read(&mut file, 4)?, 0);
+        if crc != crc32c::crc32c_append(crc32c::crc32c(&header), &body) {
+            return Err(Fault::Damaged("wrong checksum of the header".into()));
+        }
+        let stamp = codec::decode(&body).map_err(|e| Fault::Damaged(e.to_string()))?;
+        Ok(Self { file, stamp, tally: Tally::default(), blocks: 0, last_key: Bytes::new() })
+    }
+
+    /// The records of the next block; none when the file is complete and adds up.
+    pub(super) fn block(&mut self) -> Result<Option<Vec<(Bytes, Bytes)>>, Fault> {
+        let head = read(&mut self.file, 8)?;
+        let (len, number) = (u32_at(&head, 0) as usize, u32_at(&head, 4));
+        if number != self.blocks {
+            return Err(Fault::Damaged(format!("block {} is called {number}", self.blocks)));
+        }
+        if len == 0 {
+            return self.trailer(&head).map(|()| None);
+        }
+        if len > BLOCK_LEN_MAX {
+            return Err(Fault::Damaged(format!("block {number} is too long")));
+        }
+        let crc = u32_at(&read(&mut self.file, 4)?, 0);
+        let payload = Bytes::from(read(&mut self.file, len)?);
+        if crc != crc32c::crc32c_append(crc32c::crc32c(&head), &payload) {
+            return Err(Fault::Damaged(format!("wrong checksum of block {number}")));
+        }
+        self.blocks += 1;
+        self.records(&payload).map(Some)
+    }
+
+    fn records(&mut self, payload: &Bytes) -> Result<Vec<(Bytes, Bytes)>, Fault> {
+        let mut records = Vec::new();
+        let mut at = 0;
+        while at < payload.len() {
+            let broken = || Fault::Damaged(format!("a record does not fit block {}", self.blocks - 1));
+            let lens = payload.get(at..at + 8).ok_or_else(broken)?;
+            let (key_len, value_len) = (u32_at(lens, 0) as usize, u32_at(lens, 4) as usize);
+            let (key_at, value_at) = (at + 8, at + 8 + key_len);
+            let end =
+                value_at.checked_add(value_len).filter(|end| *end <= payload.len()).ok_or_else(broken)?;
+            let (key, value) = (payload.slice(key_at..value_at), payload.slice(value_at..end));
+            if key <= self.last_key {
+                return Err(Fault::Damaged(format!("key {} is out of order", show(&key))));
+            }
+            self.tally.add(&key, &value);
+            self.last_key = key.clone();
+            records.push((key, value));
+            at = end;
+        }
+        Ok(records)
+    }
+
+    fn trailer(&mut self, head: &[u8]) -> Result<(), Fault> {
+        let rest = read(&mut self.file, 28)?;
+        if u32_at(&rest, 24) != crc32c::crc32c_append(crc32c::crc32c(head), &rest[..24]) {
+            return Err(Fault::Damaged("wrong checksum of the trailer".into()));
+        }
+        let mut records = [0; 8];
+        records.copy_from_slice(&rest[..8]);
+        let mut hash = [0; 16];
+        hash.copy_from_slice(&rest[8..24]);
+        let promised =
+            Tally { hash: StateHash(u128::from_le_bytes(hash)), records: u64::from_le_bytes(records) };
+        if promised != self.tally || promised != self.stamp.tally {
+            return Err(Fault::Damaged("its records do not add up".into()));
+        }
+        if self.file.read(&mut [0])? != 0 {
+            return Err(Fault::Damaged("bytes follow its end".into()));
+        }
+        Ok(())
+    }
+}
+
+fn u32_at(bytes: &[u8], at: usize) -> u32 {
+    let mut four = [0; 4];
+    four.copy_from_slice(&bytes[at..at + 4]);
+    u32::from_le_bytes(four)
+}
+
+/// Exactly `len` bytes; `len` is bounded by the caller.
+fn read(file: &mut impl Read, len: usize) -> Result<Vec<u8>, Fault> {
+    let mut bytes = vec![0; len];
+    file.read_exact(&mut bytes)?;
+    Ok(bytes)
+}
+
+/// Reads a whole file and checks everything in it.
+pub(super) fn verify(path: &Path) -> Result<Stamp, Fault> {
+    let mut reader = SnapshotReader::open(path)?;
+    while reader.block()?.is_some() {}
+    Ok(reader.stamp)
+}
