@@ -1,18 +1,22 @@
 //! The first frame each way on every connection: who speaks, for which cluster, in which protocol versions.
 //!
-//! Sent by `net` on both sides; judged by [`Hello::check`], which is the same for both.
+//! Sent by `net` on both sides; judged by the server with [`Hello::admit`].
 //! Holds: nothing but a hello is answered before the hellos agree. A hello is laid out by hand, not by the codec
 //! of the messages, because it must be understood by every version there will ever be:
 //!
 //! ```text
-//!   0      1      2       4       6       8          12       16        24       28      40        56      64   66
-//!   | role | class| first | last  | flags | credits  | 0      | node id | 0      | 0     | cluster | 0     | len | name...
-//!   | u8   | u8   | u16   | u16   | u16   | u32      | u32    | u64     | ...    |       | u128    |       | u16 | UTF-8
+//!    0      1       2       4      6       8         12         14   16        24        40
+//!    | role | class | first | last | flags | credits | name len | 0  | node id | cluster | name ...
+//!    | u8   | u8    | u16   | u16  | u16   | u32     | u16      |    | u64     | u128    | UTF-8
+//!
+//!    flags: 1 a cluster is given, 2 a node id is given     first, last: protocol versions
 //! ```
 //!
 //! Bytes behind the name are ignored: a newer version may append.
 
 use std::fmt;
+
+use bytes::Buf;
 
 use crate::types::{ClusterId, NodeId};
 
@@ -138,5 +142,168 @@ impl Hello {
     #[must_use]
     pub fn new(role: Role, name: impl Into<String>) -> Self {
         Self { role, versions: VersionRange::OURS, cluster: None, node: None, name: name.into() }
+    }
+
+    /// Judges a caller: the protocol version both will speak.
+    ///
+    /// # Errors
+    /// [`RpcError::WrongVersion`] and [`RpcError::WrongCluster`], which name both sides.
+    pub fn admit(&self, caller: &Self) -> Result<u16, RpcError> {
+        let wrong_version = RpcError::WrongVersion { caller: caller.versions, server: self.versions };
+        let version = self.versions.common(caller.versions).ok_or(wrong_version)?;
+        match (caller.cluster, self.cluster) {
+            (Some(caller), Some(server)) if caller != server => {
+                Err(RpcError::WrongCluster { caller, server })
+            }
+            _ => Ok(version),
+        }
+    }
+}
+
+/// A hello as it travels.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Greeting {
+    /// Who speaks.
+    pub hello: Hello,
+    /// What the connection carries.
+    pub class: Class,
+    /// From a server: requests the caller may have in flight. From a caller: how many it would like.
+    pub credits: u32,
+}
+
+const FIXED_LEN: usize = 40;
+const HAS_CLUSTER: u16 = 1;
+const HAS_NODE: u16 = 2;
+
+impl Greeting {
+    /// Longest greeting, in bytes. A newer version may append, so a reader allows more than it writes.
+    pub const LEN_MAX: u32 = 4096;
+
+    /// Its bytes: the meta of a hello frame.
+    #[must_use]
+    pub fn encode(&self) -> Vec<u8> {
+        let Hello { role, versions, cluster, node, name } = &self.hello;
+        let name = &name.as_bytes()[..name.floor_char_boundary(HELLO_NAME_LEN_MAX)];
+        let name_len = u16::try_from(name.len()).unwrap_or_default();
+        let flags =
+            if cluster.is_some() { HAS_CLUSTER } else { 0 } | if node.is_some() { HAS_NODE } else { 0 };
+        let mut out = vec![role.code(), self.class.code()];
+        out.extend_from_slice(&versions.first.to_le_bytes());
+        out.extend_from_slice(&versions.last.to_le_bytes());
+        out.extend_from_slice(&flags.to_le_bytes());
+        out.extend_from_slice(&self.credits.to_le_bytes());
+        out.extend_from_slice(&name_len.to_le_bytes());
+        out.extend_from_slice(&[0; 2]);
+        out.extend_from_slice(&node.unwrap_or_default().0.to_le_bytes());
+        out.extend_from_slice(&cluster.unwrap_or_default().0.to_le_bytes());
+        out.extend_from_slice(name);
+        out
+    }
+
+    /// The greeting in these bytes.
+    ///
+    /// # Errors
+    /// A text that says what is wrong with them.
+    pub fn decode(bytes: &[u8]) -> Result<Self, &'static str> {
+        let (mut fixed, rest) = bytes.split_at_checked(FIXED_LEN).ok_or("a hello of less than 40 bytes")?;
+        let role = Role::from_code(fixed.get_u8()).ok_or("a hello of an unknown role")?;
+        let class = Class::from_code(fixed.get_u8()).ok_or("a hello of an unknown class")?;
+        let versions = VersionRange { first: fixed.get_u16_le(), last: fixed.get_u16_le() };
+        let flags = fixed.get_u16_le();
+        let credits = fixed.get_u32_le();
+        let name_len = usize::from(fixed.get_u16_le());
+        fixed.advance(2);
+        let node = NodeId(fixed.get_u64_le());
+        let cluster = ClusterId(fixed.get_u128_le());
+        let name = rest.get(..name_len).ok_or("a hello that ends within its name")?;
+        if name_len > HELLO_NAME_LEN_MAX {
+            return Err("a hello whose name is longer than 128 bytes");
+        }
+        let name = std::str::from_utf8(name).map_err(|_| "a hello whose name is not UTF-8")?.to_owned();
+        let cluster = (flags & HAS_CLUSTER != 0).then_some(cluster);
+        let node = (flags & HAS_NODE != 0).then_some(node);
+        Ok(Self { hello: Hello { role, versions, cluster, node, name }, class, credits })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn sample() -> Greeting {
+        let hello = Hello {
+            cluster: Some(ClusterId(0xabcd)),
+            node: Some(NodeId(3)),
+            ..Hello::new(Role::Data, "data-3")
+        };
+        Greeting { hello, class: Class::Bulk, credits: 64 }
+    }
+
+    #[test]
+    fn the_bytes_of_a_hello_never_change() {
+        let hex: String = sample().encode().iter().map(|b| format!("{b:02x}")).collect();
+        let expected = concat!(
+            "03",
+            "03",
+            "0100",
+            "0100",
+            "0300",
+            "40000000",
+            "0600",
+            "0000",
+            "0300000000000000",
+            "cdab0000000000000000000000000000",
+            "646174612d33",
+        );
+        assert_eq!(hex, expected);
+    }
+
+    #[test]
+    fn a_hello_comes_back_and_may_be_longer_in_a_newer_version() {
+        let mut bytes = sample().encode();
+        bytes.extend_from_slice(b"what a newer version appends");
+        assert_eq!(Greeting::decode(&bytes), Ok(sample()));
+        let nobody = Greeting { hello: Hello::new(Role::Client, ""), class: Class::Metadata, credits: 0 };
+        assert_eq!(Greeting::decode(&nobody.encode()), Ok(nobody));
+    }
+
+    #[test]
+    fn a_long_name_is_cut_at_a_character() {
+        let long = Greeting { hello: Hello::new(Role::Tool, "\u{e9}".repeat(100) + "x"), ..sample() };
+        assert_eq!(Greeting::decode(&long.encode()).unwrap().hello.name, "\u{e9}".repeat(64));
+    }
+
+    #[test]
+    fn only_the_same_cluster_and_a_common_version_are_admitted() {
+        let server = sample().hello;
+        let of = |cluster, first, last| Hello {
+            cluster,
+            versions: VersionRange { first, last },
+            ..Hello::new(Role::Client, "c")
+        };
+        assert_eq!(server.admit(&of(server.cluster, 1, 1)), Ok(1));
+        assert_eq!(server.admit(&of(None, 0, 7)), Ok(1));
+        assert_eq!(Hello::new(Role::Meta, "new").admit(&of(Some(ClusterId(5)), 1, 1)), Ok(1));
+        assert_eq!(
+            server.admit(&of(Some(ClusterId(5)), 1, 1)),
+            Err(RpcError::WrongCluster { caller: ClusterId(5), server: ClusterId(0xabcd) })
+        );
+        for (first, last) in [(0, 0), (2, 9), (1, 0)] {
+            assert!(matches!(server.admit(&of(None, first, last)), Err(RpcError::WrongVersion { .. })));
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_a_hello_or_an_error(bytes: Vec<u8>, seed in 0usize..60) {
+            let _ = Greeting::decode(&bytes);
+            let mut near = sample().encode();
+            if let (Some(byte), Some(&new)) = (near.get_mut(seed), bytes.first()) {
+                *byte = new;
+            }
+            let _ = Greeting::decode(&near);
+        }
     }
 }

@@ -4,9 +4,10 @@
 //! request leads to (`meta`, `data`).
 
 mod error;
+pub mod frame;
 mod hello;
 pub mod message;
 pub mod status;
 
 pub use error::{Applied, RpcError};
-pub use hello::{Class, HELLO_NAME_LEN_MAX, Hello, PROTOCOL_VERSION, Role, VersionRange};
+pub use hello::{Class, Greeting, HELLO_NAME_LEN_MAX, Hello, PROTOCOL_VERSION, Role, VersionRange};
