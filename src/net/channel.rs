@@ -1,14 +1,28 @@
 //! [`Channel`]: one persistent connection to one peer, shared by many callers.
+//!
+//! Held by whoever calls that peer; `connector` keeps the connection. Holds: a call ends by its deadline, whatever
+//! the peer does; a call that is dropped gives its slot back; calls above the window wait in order.
+//! Not here: retries and the choice among peers, which belong to the caller.
 
+use std::future::Future;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
+use parking_lot::Mutex;
+use tokio::sync::{Notify, TryAcquireError, watch};
 
+use crate::runtime::{Instant, Task, now, spawn, timeout_at};
 use crate::types::{ClusterId, NodeAddress, NodeId};
-use crate::wire::{Class, Hello, RpcError};
+use crate::wire::frame::{Flags, Header};
+use crate::wire::{Applied, Class, Hello, RpcError};
 
 use super::Reply;
+use super::calls::Answer;
+use super::connector::{self, Connection, Shared, Standing};
 
 /// Times and bounds of a channel.
 #[derive(Clone, Debug)]
@@ -41,14 +55,35 @@ impl Default for ChannelOptions {
 /// last clone is dropped.
 #[derive(Clone, Debug)]
 pub struct Channel {
-    address: Arc<NodeAddress>,
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    shared: Arc<Shared>,
+    /// Ends with the last clone, and the connection with it.
+    _connector: Task<()>,
 }
 
 impl Channel {
-    /// A channel to `address`; connects at the first call. To be called inside a runtime.
+    /// A channel to `address`; connects at the first call, one for consensus at once. To be called inside a
+    /// runtime.
     #[must_use]
-    pub fn new(address: NodeAddress, _hello: Hello, _class: Class, _options: ChannelOptions) -> Self {
-        Self { address: Arc::new(address) }
+    pub fn new(address: NodeAddress, hello: Hello, class: Class, options: ChannelOptions) -> Self {
+        let standing = if class == Class::Consensus { Standing::Connecting } else { Standing::Idle };
+        let shared = Arc::new(Shared {
+            address,
+            class,
+            options,
+            hello: Mutex::new(hello),
+            standing: watch::Sender::new(standing),
+            wanted: AtomicBool::new(false),
+            wake: Notify::new(),
+            peer: Mutex::default(),
+            latency_nanos: AtomicU64::new(0),
+        });
+        let connector = spawn("net-connector", connector::run(shared.clone()));
+        Self { inner: Arc::new(Inner { shared, _connector: connector }) }
     }
 
     /// Sends a request and awaits its reply for at most `deadline`. Dropping the future cancels the request.
@@ -57,41 +92,170 @@ impl Channel {
     /// What the peer answered, or how the exchange failed; see [`RpcError::applied`] before sending it again.
     pub async fn call(
         &self,
-        _kind: u16,
-        _meta: Vec<u8>,
-        _payload: Bytes,
-        _deadline: Duration,
+        kind: u16,
+        meta: Vec<u8>,
+        payload: Bytes,
+        deadline: Duration,
     ) -> Result<Reply, RpcError> {
-        Err(RpcError::Unreachable { peer: self.address().clone(), reason: "not connected".into() })
+        let Some(header) = Header::over(0, kind, Flags::REQUEST, 0, &meta, &payload) else {
+            return Err(RpcError::Refused {
+                reason: format!("{} bytes of meta and {} of payload are too long", meta.len(), payload.len()),
+            });
+        };
+        let started = now();
+        let until = started + deadline;
+        loop {
+            let connection = match self.connection() {
+                Some(outcome) => outcome?,
+                None => self.in_time(until, started, self.connected()).await??,
+            };
+            match connection.credits.try_acquire() {
+                Ok(credit) => credit.forget(),
+                Err(TryAcquireError::NoPermits) => {
+                    match self.in_time(until, started, connection.credits.acquire()).await? {
+                        Ok(credit) => credit.forget(),
+                        Err(_) => continue,
+                    }
+                }
+                // It broke meanwhile, and nothing has been sent: the next connection will do.
+                Err(TryAcquireError::Closed) => continue,
+            }
+            let credit = Credit { connection };
+            let Some(begun) = credit.connection.calls.begin(started, until) else { continue };
+            if begun.arm {
+                credit.connection.rearm.notify_one();
+            }
+            let left = until.saturating_duration_since(now()).as_millis();
+            let header = Header {
+                version: credit.connection.version,
+                id: begun.id,
+                deadline_ms: u32::try_from(left).unwrap_or(u32::MAX).max(1),
+                ..header
+            };
+            credit.connection.outbox.push(&header, meta, payload);
+            return InFlight { credit, id: begun.id, taken: false }.await;
+        }
+    }
+
+    /// The connection, or why there is none; None while an attempt is to be awaited.
+    fn connection(&self) -> Option<Result<Arc<Connection>, RpcError>> {
+        let shared = &self.inner.shared;
+        let outcome = match &*shared.standing.borrow() {
+            Standing::Up(connection) => return Some(Ok(connection.clone())),
+            Standing::Connecting => return None,
+            Standing::Down(error) => Some(Err(error.clone())),
+            Standing::Idle => None,
+        };
+        shared.wanted.store(true, Ordering::Relaxed);
+        if outcome.is_none() {
+            shared.wake.notify_one();
+        }
+        outcome
+    }
+
+    async fn connected(&self) -> Result<Arc<Connection>, RpcError> {
+        let mut standing = self.inner.shared.standing.subscribe();
+        loop {
+            standing.borrow_and_update();
+            if let Some(outcome) = self.connection() {
+                return outcome;
+            }
+            if standing.changed().await.is_err() {
+                return Err(RpcError::Stopping);
+            }
+        }
+    }
+
+    /// Awaits what comes before the sending.
+    async fn in_time<F: Future>(
+        &self,
+        until: Instant,
+        started: Instant,
+        future: F,
+    ) -> Result<F::Output, RpcError> {
+        timeout_at(until, future).await.map_err(|_| RpcError::TimedOut {
+            peer: self.address().clone(),
+            after: now() - started,
+            applied: Applied::No,
+        })
     }
 
     /// Who is called.
     #[must_use]
     pub fn address(&self) -> &NodeAddress {
-        &self.address
+        &self.inner.shared.address
     }
 
     /// The cluster the peer said it belongs to, at the latest hello.
     #[must_use]
     pub fn peer_cluster(&self) -> Option<ClusterId> {
-        None
+        self.inner.shared.peer.lock().0
     }
 
     /// The node the peer said it is, at the latest hello.
     #[must_use]
     pub fn peer_node(&self) -> Option<NodeId> {
-        None
+        self.inner.shared.peer.lock().1
     }
 
     /// True while a connection stands.
     #[must_use]
     pub fn is_connected(&self) -> bool {
-        false
+        matches!(*self.inner.shared.standing.borrow(), Standing::Up(_))
     }
 
     /// Moving average of the time from a request to its reply; None before the first. For choosing among peers.
     #[must_use]
     pub fn latency(&self) -> Option<Duration> {
-        None
+        match self.inner.shared.latency_nanos.load(Ordering::Relaxed) {
+            0 => None,
+            nanos => Some(Duration::from_nanos(nanos)),
+        }
+    }
+
+    /// Requests that wait for their reply.
+    #[must_use]
+    pub fn in_flight(&self) -> usize {
+        match &*self.inner.shared.standing.borrow() {
+            Standing::Up(connection) => connection.calls.count(),
+            _ => 0,
+        }
+    }
+}
+
+/// One place in the window, given back when dropped.
+struct Credit {
+    connection: Arc<Connection>,
+}
+
+impl Drop for Credit {
+    fn drop(&mut self) {
+        self.connection.credits.add_permits(1);
+    }
+}
+
+/// A request that was sent. Dropped early, it is cancelled.
+struct InFlight {
+    credit: Credit,
+    id: u64,
+    taken: bool,
+}
+
+impl Future for InFlight {
+    type Output = Answer;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Answer> {
+        let answer = self.credit.connection.calls.poll(self.id, cx);
+        self.taken = answer.is_ready();
+        answer
+    }
+}
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        let connection = &self.credit.connection;
+        if !self.taken && connection.calls.forget(self.id) {
+            connection.push_cancel(self.id);
+        }
     }
 }

@@ -4,8 +4,13 @@
 //! [`Handler`]. Holds: every call ends by its deadline; every queue has a bound; what a peer sends can end its
 //! own connection and nothing else.
 
+mod calls;
 mod channel;
+mod connector;
+mod link;
+mod serve;
 mod server;
+mod socket;
 
 pub use channel::{Channel, ChannelOptions};
 pub use server::{Handler, Limits, PeerInfo, Request, Server};

@@ -1,17 +1,30 @@
 //! [`Server`]: a listener whose connections hand requests to a [`Handler`].
+//!
+//! Bound by each role of a server; `serve` has the life of one connection. Holds: connections and requests are
+//! bounded, and who comes above the bound is told so; a stop lets handlers finish for a moment, then ends all.
 
 use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
+use parking_lot::Mutex;
+use tokio::net::TcpListener;
 
-use crate::runtime::{Instant, Tasks};
+use crate::runtime::{Instant, Tasks, sleep};
 use crate::types::{ClusterId, NodeAddress, NodeId};
+use crate::wire::frame::{FrameLimit, widest};
 use crate::wire::{Class, Hello, Role, RpcError};
 
-use super::Reply;
+use super::{Reply, serve, socket};
+
+/// A client that acknowledges nothing for this long is gone: its locks and leases wait for nobody.
+const SILENCE_TIMEOUT: Duration = Duration::from_secs(10);
+/// After a failed accept.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
 /// Who called, as its hello said.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -72,7 +85,7 @@ pub struct Limits {
     /// A connection that stops in the middle of a frame or of its hello for this long is closed.
     pub stall_timeout: Duration,
     /// Largest meta and payload of a request kind, in bytes. The protocol's own bounds hold besides.
-    pub frame_limit: fn(kind: u16) -> (u32, u32),
+    pub frame_limit: FrameLimit,
 }
 
 impl Default for Limits {
@@ -83,7 +96,7 @@ impl Default for Limits {
             credits_small: 1024,
             credits_bulk: 64,
             stall_timeout: Duration::from_secs(10),
-            frame_limit: |_| (u32::MAX, u32::MAX),
+            frame_limit: widest,
         }
     }
 }
@@ -92,6 +105,43 @@ impl Default for Limits {
 #[derive(Clone, Debug)]
 pub struct Server {
     local: SocketAddr,
+    shared: Arc<Shared>,
+}
+
+/// What all connections of a server share.
+#[derive(Debug)]
+pub(super) struct Shared {
+    pub(super) hello: Mutex<Hello>,
+    pub(super) limits: Limits,
+    /// How this server calls itself in errors.
+    pub(super) address: NodeAddress,
+    /// Requests whose handler runs.
+    pub(super) in_flight: AtomicUsize,
+    connections: AtomicUsize,
+}
+
+/// Counts up while it lives.
+pub(super) struct Counted {
+    shared: Arc<Shared>,
+    of: fn(&Shared) -> &AtomicUsize,
+}
+
+impl Counted {
+    /// None when there are `max` already.
+    pub(super) fn below(max: usize, shared: &Arc<Shared>, of: fn(&Shared) -> &AtomicUsize) -> Option<Self> {
+        let counter = of(shared);
+        if counter.fetch_add(1, Ordering::Relaxed) >= max {
+            counter.fetch_sub(1, Ordering::Relaxed);
+            return None;
+        }
+        Some(Self { shared: shared.clone(), of })
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        (self.of)(&self.shared).fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 impl Server {
@@ -101,12 +151,22 @@ impl Server {
     /// When the address cannot be resolved or bound; the text names it.
     pub async fn bind<H: Handler>(
         address: &NodeAddress,
-        _hello: Hello,
-        _handler: H,
-        _limits: Limits,
-        _tasks: &Tasks,
+        hello: Hello,
+        handler: H,
+        limits: Limits,
+        tasks: &Tasks,
     ) -> io::Result<Self> {
-        Err(io::Error::other(format!("cannot listen on {address}")))
+        let listener = socket::listen(address).await?;
+        let local = listener.local_addr()?;
+        let shared = Arc::new(Shared {
+            hello: Mutex::new(hello),
+            limits,
+            address: NodeAddress(local.to_string()),
+            in_flight: AtomicUsize::new(0),
+            connections: AtomicUsize::new(0),
+        });
+        tasks.spawn("net-listener", accept(listener, shared.clone(), Arc::new(handler), tasks.clone()));
+        Ok(Self { local, shared })
     }
 
     /// The address that was bound.
@@ -116,5 +176,52 @@ impl Server {
     }
 
     /// Sets the cluster that hellos name and are checked against, once it is known.
-    pub fn set_cluster(&self, _cluster: ClusterId) {}
+    pub fn set_cluster(&self, cluster: ClusterId) {
+        self.shared.hello.lock().cluster = Some(cluster);
+    }
+
+    /// Sets the node id that hellos name, once it is known.
+    pub fn set_node(&self, node: NodeId) {
+        self.shared.hello.lock().node = Some(node);
+    }
+
+    /// Connections that stand now.
+    #[must_use]
+    pub fn connection_count(&self) -> usize {
+        self.shared.connections.load(Ordering::Relaxed)
+    }
+
+    /// Requests that are being handled now, beyond those answered at once.
+    #[must_use]
+    pub fn in_flight(&self) -> usize {
+        self.shared.in_flight.load(Ordering::Relaxed)
+    }
+}
+
+async fn accept<H: Handler>(listener: TcpListener, shared: Arc<Shared>, handler: Arc<H>, tasks: Tasks) {
+    let stopping = tasks.stopping();
+    loop {
+        // A connection accepted by the kernel and not by us is reset when the listener is dropped: nobody waits.
+        let accepted = tokio::select! {
+            () = stopping.stopped() => return,
+            accepted = listener.accept() => accepted,
+        };
+        let (stream, remote) = match accepted {
+            Ok(accepted) => accepted,
+            Err(error) => {
+                // Out of descriptors, or the peer left already: neither is mended by asking at once.
+                tracing::warn!(local = %shared.address, %error, "cannot accept a connection");
+                sleep(ACCEPT_PAUSE).await;
+                continue;
+            }
+        };
+        if let Err(error) = socket::configure(&stream, SILENCE_TIMEOUT) {
+            tracing::debug!(%remote, %error, "the connection was gone before it began");
+            continue;
+        }
+        let place = Counted::below(shared.limits.connections_max, &shared, |s| &s.connections);
+        let connection =
+            serve::connection(stream, remote, shared.clone(), handler.clone(), tasks.stopping(), place);
+        tasks.spawn("net-connection", connection);
+    }
 }
