@@ -7,6 +7,7 @@ mod error;
 pub mod frame;
 mod hello;
 pub mod message;
+pub mod metric;
 pub mod status;
 
 pub use error::{Applied, RpcError};
