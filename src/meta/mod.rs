@@ -1,10 +1,23 @@
 //! The metadata server: a raft voter that holds the namespace.
 //!
-//! A request enters by `service`, is decided by `prepare`, agreed by `raft`, applied by `machine` into `state`.
-//! Not here: namespace rules (`namespace`), blocks (`data`), who joins roles in one process (`cli`).
+//! A request enters by `service`; an update goes through `proposer` (which prepares it) into `raft`, and comes out by
+//! `machine` into `state`; a query waits in `reads` and asks `state`. `leader` and `worker` watch over sessions and data
+//! servers. Not here: namespace rules (`namespace`), blocks (`data`), who joins roles in one process (`cli`).
 
+mod errors;
+mod leader;
 mod machine;
+mod peers;
+pub mod prepare;
+mod proposer;
 pub mod raft;
+mod reads;
+mod server;
+mod service;
 pub mod state;
+mod status;
+mod walk;
+mod worker;
 
 pub use machine::{Entry, Machine, Position, SnapshotFile, StateHash, StoreError};
+pub use server::MetaServer;

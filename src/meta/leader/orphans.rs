@@ -1,0 +1,141 @@
+//! Which sessions may still hold a handle on an orphan.
+//!
+//! Opening a file is no command, so nobody knows who holds what until he is asked: with its keep-alive each session that lived
+//! when the inode lost its last dentry says whether it holds it. An orphan that nobody holds is freed.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::namespace::OrphanInfo;
+use crate::types::{InodeId, SessionId};
+
+/// Orphans asked about in one answer to a keep-alive: the next one follows at once.
+const QUESTIONS_MAX: usize = 1024;
+/// Orphans freed by one command at most. Small files are freed whole; large ones in steps.
+const FREED_MAX: usize = 256;
+
+/// The table.
+#[derive(Default)]
+pub(super) struct OrphanTable {
+    /// Sessions that have not yet said that they do not hold it.
+    waiting: BTreeMap<InodeId, BTreeSet<SessionId>>,
+    /// The same the other way round, to find a session's questions without a look at every orphan.
+    asked: BTreeMap<SessionId, BTreeSet<InodeId>>,
+    cursor: Option<InodeId>,
+}
+
+impl OrphanTable {
+    /// Where the next page of orphans begins.
+    pub(super) fn cursor(&self) -> Option<InodeId> {
+        self.cursor
+    }
+
+    /// Takes note of a page of orphans, all there are behind the cursor up to `page_max`; gives those that nobody holds.
+    pub(super) fn observe(
+        &mut self,
+        page: &[OrphanInfo],
+        page_max: usize,
+        alive: &[SessionId],
+    ) -> Vec<InodeId> {
+        self.cursor = if page.len() < page_max { None } else { page.last().map(|o| o.inode) };
+        let alive: BTreeSet<SessionId> = alive.iter().copied().collect();
+        let ended: Vec<SessionId> = self.asked.keys().filter(|s| !alive.contains(s)).copied().collect();
+        for session in ended {
+            self.session_ended(session);
+        }
+        let mut free = Vec::new();
+        for orphan in page {
+            let fresh = !self.waiting.contains_key(&orphan.inode);
+            if fresh && !orphan.freeing {
+                let holders: BTreeSet<SessionId> =
+                    alive.iter().copied().filter(|s| *s < orphan.sessions_below).collect();
+                for session in &holders {
+                    self.asked.entry(*session).or_default().insert(orphan.inode);
+                }
+                self.waiting.insert(orphan.inode, holders);
+            }
+            let held = self.waiting.get(&orphan.inode).is_some_and(|sessions| !sessions.is_empty());
+            if !held && free.len() < FREED_MAX {
+                // Forgotten here: if the command is lost, the orphan is met again and everybody is asked again.
+                self.waiting.remove(&orphan.inode);
+                free.push(orphan.inode);
+            }
+        }
+        free
+    }
+
+    /// What a session said. An orphan that it holds stays on its list and is asked about again.
+    pub(super) fn answered(&mut self, session: SessionId, handles: &[(InodeId, bool)]) {
+        for (inode, _) in handles.iter().filter(|(_, held)| !held) {
+            self.settle(session, *inode);
+        }
+    }
+
+    /// What to ask a session next, but for what it has just answered: those wait for its next keep-alive.
+    pub(super) fn questions(&self, session: SessionId, just_answered: &[(InodeId, bool)]) -> Vec<InodeId> {
+        let known: BTreeSet<InodeId> = just_answered.iter().map(|(inode, _)| *inode).collect();
+        let asked = self.asked.get(&session).into_iter().flatten();
+        asked.filter(|inode| !known.contains(inode)).take(QUESTIONS_MAX).copied().collect()
+    }
+
+    /// A session that has ended holds nothing.
+    pub(super) fn session_ended(&mut self, session: SessionId) {
+        for inode in self.asked.remove(&session).unwrap_or_default() {
+            if let Some(sessions) = self.waiting.get_mut(&inode) {
+                sessions.remove(&session);
+            }
+        }
+    }
+
+    fn settle(&mut self, session: SessionId, inode: InodeId) {
+        if let Some(sessions) = self.waiting.get_mut(&inode) {
+            sessions.remove(&session);
+        }
+        if let Some(inodes) = self.asked.get_mut(&session) {
+            inodes.remove(&inode);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::types::Timestamp;
+
+    fn orphan(inode: u64, sessions_below: u64) -> OrphanInfo {
+        OrphanInfo {
+            inode: InodeId(inode),
+            at: Timestamp(0),
+            sessions_below: SessionId(sessions_below),
+            freeing: false,
+        }
+    }
+
+    #[test]
+    fn an_orphan_is_freed_once_everybody_who_lived_then_has_let_go() {
+        let mut table = OrphanTable::default();
+        let alive = [SessionId(1), SessionId(2), SessionId(9)];
+        let page = [orphan(70, 5)];
+        assert!(table.observe(&page, 8, &alive).is_empty());
+        assert_eq!(table.questions(SessionId(1), &[]), [InodeId(70)]);
+        assert!(table.questions(SessionId(9), &[]).is_empty(), "a later session cannot hold it");
+
+        let held = [(InodeId(70), true)];
+        table.answered(SessionId(1), &held);
+        assert!(table.questions(SessionId(1), &held).is_empty(), "not at once again");
+        assert_eq!(table.questions(SessionId(1), &[]), [InodeId(70)], "but with the next keep-alive");
+
+        table.answered(SessionId(2), &[(InodeId(70), false)]);
+        assert!(table.observe(&page, 8, &alive).is_empty());
+        table.answered(SessionId(1), &[(InodeId(70), false)]);
+        assert_eq!(table.observe(&page, 8, &alive), [InodeId(70)]);
+    }
+
+    #[test]
+    fn a_session_that_ended_holds_nothing() {
+        let mut table = OrphanTable::default();
+        let page = [orphan(70, 5)];
+        assert!(table.observe(&page, 8, &[SessionId(1), SessionId(2)]).is_empty());
+        table.session_ended(SessionId(1));
+        assert_eq!(table.observe(&page, 8, &[]), [InodeId(70)], "closed without an expiry");
+    }
+}

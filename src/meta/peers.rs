@@ -1,0 +1,77 @@
+//! Channels to the other metadata servers, for what only the leader answers. Consensus has its own.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use crate::net::{Channel, ChannelOptions};
+use crate::types::{LogIndex, NodeAddress, NodeId, codec};
+use crate::wire::message::{MetaReply, PeerRequest, kind};
+use crate::wire::{Class, Hello, RpcError};
+
+/// The others.
+pub struct Peers {
+    channels: BTreeMap<NodeId, Channel>,
+}
+
+impl Peers {
+    /// Channels to all of `addresses` but `own`; they connect when first used.
+    #[must_use]
+    pub fn new(own: NodeId, addresses: &BTreeMap<NodeId, NodeAddress>, hello: &Hello) -> Self {
+        let others = addresses.iter().filter(|(node, _)| **node != own);
+        let channel = |node: NodeId, address: &NodeAddress| {
+            let options = ChannelOptions { node: Some(node), ..ChannelOptions::default() };
+            Channel::new(address.clone(), hello.clone(), Class::Metadata, options)
+        };
+        Self { channels: others.map(|(node, address)| (*node, channel(*node, address))).collect() }
+    }
+
+    /// Ids of the others.
+    pub fn ids(&self) -> impl Iterator<Item = NodeId> {
+        self.channels.keys().copied()
+    }
+
+    /// Passes an encoded request on; gives the encoded reply.
+    ///
+    /// # Errors
+    /// How the exchange failed, or what the other answered.
+    pub async fn forward(&self, to: NodeId, request: Bytes, deadline: Duration) -> Result<Bytes, RpcError> {
+        self.call(to, &PeerRequest::Forward(request), deadline).await
+    }
+
+    /// Asks the leader for the index that a linearizable read must wait for.
+    ///
+    /// # Errors
+    /// How the exchange failed, or that the other does not lead.
+    pub async fn read_index(&self, leader: NodeId, deadline: Duration) -> Result<LogIndex, RpcError> {
+        let reply = self.call(leader, &PeerRequest::ReadIndex, deadline).await?;
+        decode(&reply)
+    }
+
+    /// Status of another metadata server, as its own status page shows it, in JSON.
+    ///
+    /// # Errors
+    /// How the exchange failed.
+    pub async fn status(&self, of: NodeId, deadline: Duration) -> Result<String, RpcError> {
+        match decode(&self.call(of, &PeerRequest::Status, deadline).await?)? {
+            MetaReply::Status(json) => Ok(json),
+            other => Err(RpcError::Internal { reason: format!("{other:?} is no status") }),
+        }
+    }
+
+    async fn call(&self, to: NodeId, request: &PeerRequest, deadline: Duration) -> Result<Bytes, RpcError> {
+        let Some(channel) = self.channels.get(&to) else {
+            return Err(RpcError::NotReady {
+                reason: format!("metadata server {to} is not among the peers of this one"),
+            });
+        };
+        let meta = codec::encode(request).map_err(|e| RpcError::Refused { reason: e.to_string() })?;
+        Ok(channel.call(kind::PEER, meta, Bytes::new(), deadline).await?.meta)
+    }
+}
+
+/// A reply of a peer.
+fn decode<T: serde::de::DeserializeOwned>(bytes: &[u8]) -> Result<T, RpcError> {
+    codec::decode(bytes).map_err(|e| RpcError::Internal { reason: e.to_string() })
+}

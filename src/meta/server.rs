@@ -1,0 +1,177 @@
+//! [`MetaServer`]: all parts of a metadata server put together, started in order and stopped in order.
+//!
+//! Called by `cli` and by tests. Start: state, log, socket, then bootstrap. Stop: hand over, close the socket, then
+//! the log, then the state; a kill at any point loses nothing that was acknowledged.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::leader::NodeTimes;
+use super::peers::Peers as PeerChannels;
+use super::proposer::Proposer;
+use super::raft::{Consensus, Peers, RaftConfig, Timers};
+use super::service::{Entrance, Service};
+use super::state::{State, StateConfig};
+use super::status::MetaStatusSource;
+use super::worker::{self, LeaderConfig};
+use super::{Machine, StoreError};
+use crate::config::MetaConfig;
+use crate::net::{Limits, Server};
+use crate::runtime::{self, Tasks};
+use crate::types::{NodeAddress, NodeId};
+use crate::wire::status::StatusSource;
+use crate::wire::{Hello, Role};
+
+/// Largest meta of a request to a metadata server: a publish of a thousand extents or a page of blocks.
+const REQUEST_META_MAX: u32 = 1 << 20;
+
+/// A running metadata server.
+pub struct MetaServer {
+    service: Arc<Service>,
+    source: Arc<MetaStatusSource>,
+    local: SocketAddr,
+    tasks: Tasks,
+}
+
+impl MetaServer {
+    /// Opens the directory, listens, and joins or founds the cluster. Returns once it listens; it is ready when its
+    /// status says so.
+    ///
+    /// # Errors
+    /// The directory or the address cannot be used; the text says which and the way out.
+    pub async fn start(config: MetaConfig) -> Result<Self, StoreError> {
+        let tasks = Tasks::new();
+        match Self::start_in(config, &tasks).await {
+            Ok(server) => Ok(server),
+            Err(e) => {
+                tasks.stop().await;
+                Err(e)
+            }
+        }
+    }
+
+    async fn start_in(config: MetaConfig, tasks: &Tasks) -> Result<Self, StoreError> {
+        let node = config.node_id();
+        let voters = config.voters();
+        let addresses: BTreeMap<NodeId, NodeAddress> =
+            voters.iter().map(|v| (v.node, v.address.clone())).collect();
+
+        let state_config = StateConfig {
+            cache_bytes: config.limits.cache_bytes,
+            overlay_bytes_max: config.limits.overlay_bytes,
+            sled_cache_bytes: config.limits.sled_cache_bytes,
+            ..StateConfig::new(config.directory.join("state"))
+        };
+        let state = runtime::blocking("open-state", move || State::open(state_config)).await?;
+
+        let mut hello = Hello::new(Role::Meta, config.name.clone());
+        hello.node = Some(node);
+        let millis = Duration::from_millis;
+        let raft_config = RaftConfig {
+            timers: Timers {
+                heartbeat: millis(config.timers.heartbeat_ms),
+                election_min: millis(config.timers.election_ms_min),
+                election_max: millis(config.timers.election_ms_max),
+                ..Timers::default()
+            },
+            snapshot_every: config.limits.snapshot_entries,
+            log_keep: config.limits.keep_entries,
+            ..RaftConfig::new(node, config.directory.join("log"))
+        };
+        let peers = Peers { addresses: addresses.clone(), hello: hello.clone() };
+        let machine: Arc<dyn Machine> = Arc::new(state.clone());
+        let consensus = Consensus::start(raft_config, machine, peers, tasks).await?;
+
+        let proposer = Proposer::start(consensus.clone(), config.address(), tasks);
+        let channels = PeerChannels::new(node, &addresses, &hello);
+        let service = Arc::new(Service::new(node, consensus.clone(), state, proposer, channels));
+        let source = Arc::new(MetaStatusSource::new(service.clone(), &config));
+        service.set_status(source.clone());
+
+        let limits = Limits {
+            connections_max: usize::try_from(config.limits.connection_count).unwrap_or(usize::MAX),
+            in_flight_max: usize::try_from(config.limits.in_flight).unwrap_or(usize::MAX),
+            frame_limit,
+            ..Limits::default()
+        };
+        let listen = NodeAddress(config.listen.clone());
+        hello.cluster = service.cluster();
+        let server =
+            Server::bind(&listen, hello, Entrance(service.clone()), limits, tasks).await.map_err(|e| {
+                StoreError::new(
+                    format!("cannot listen on {listen}"),
+                    format!("{e}: is another server using the address?"),
+                )
+            })?;
+        let local = server.local_addr();
+
+        let leader = LeaderConfig {
+            times: NodeTimes {
+                suspect_after: millis(config.timers.suspect_ms),
+                down_after: millis(config.timers.down_ms),
+            },
+            layout: config.layout(),
+            voters,
+        };
+        worker::start(service.clone(), server, leader, tasks);
+        let stop = tasks.stopping();
+        tasks.spawn("bootstrap", async move {
+            tokio::select! {
+                joined = consensus.bootstrap(addresses) => {
+                    if let Err(error) = joined {
+                        tracing::error!(%error, "cannot join the cluster");
+                    }
+                }
+                () = stop.stopped() => {}
+            }
+        });
+        tracing::info!(%node, name = %config.name, address = %local, "metadata server listens");
+        Ok(Self { service, source, local, tasks: tasks.clone() })
+    }
+
+    /// Where it listens.
+    #[must_use]
+    pub fn local_addr(&self) -> SocketAddr {
+        self.local
+    }
+
+    /// What it tells of itself and of the cluster.
+    #[must_use]
+    pub fn status_source(&self) -> Arc<dyn StatusSource> {
+        self.source.clone()
+    }
+
+    /// Returns when the server cannot go on: a disk failed, or the state cannot follow. The process should end then.
+    pub async fn failed(&self) -> StoreError {
+        let mut failure = self.service.consensus.watch_failure();
+        loop {
+            if let Some(error) = failure.borrow_and_update().clone() {
+                return error;
+            }
+            if failure.changed().await.is_err() {
+                return StoreError::new("consensus", "ended without a word: see the log above");
+            }
+        }
+    }
+
+    /// Hands leadership over, stops all tasks, closes log and state.
+    pub async fn stop(self) {
+        self.service.consensus.transfer_leader().await;
+        self.tasks.signal_stop();
+        self.service.consensus.shutdown().await;
+        self.tasks.stop().await;
+        let state = self.service.state.clone();
+        runtime::blocking("close-state", move || state.shutdown()).await;
+    }
+}
+
+/// Bounds of what a request may carry, by kind.
+fn frame_limit(kind: u16) -> (u32, u32) {
+    use crate::wire::message::kind as kinds;
+    match kind {
+        kinds::META | kinds::PEER => (REQUEST_META_MAX, 0),
+        _ => (u32::MAX, u32::MAX),
+    }
+}

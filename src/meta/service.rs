@@ -1,0 +1,518 @@
+//! Answers requests: reads here, writes through the leader, whichever server was asked.
+//!
+//! Called by `net::Server` for every frame. Holds: a reply to an update means that a majority has it on disk; a query
+//! not marked stale sees every write acknowledged before it began; whatever only the leader can do is passed on to it, and
+//! tried again under the next leader while the caller waits, which a request id makes harmless.
+//! Not here: namespace rules, batching (`proposer`), the leader's watch over others (`leader`, `worker`).
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use parking_lot::RwLock;
+
+use super::leader::Leader;
+use super::peers::Peers;
+use super::prepare::client_op;
+use super::proposer::Proposer;
+use super::raft::Consensus;
+use super::reads::Rounds;
+use super::state::State;
+use crate::namespace::{self, BlockUse, Op, View, ViewError};
+use crate::net::{Handler, PeerInfo, Reply, Request};
+use crate::runtime::{self, Instant};
+use crate::types::{
+    BlockId, ClusterId, ClusterMap, Cred, Epoch, FsResult, LogIndex, NodeAddress, NodeId, NodeReport,
+    NodeSpec, Query, QueryReply, Unreferenced, codec,
+};
+use crate::wire::message::{
+    BLOCKS_MAX, BlockFate, KeepAlive, MetaReply, MetaRequest, PeerRequest, UpdateRequest, kind,
+};
+use crate::wire::status::StatusSource;
+use crate::wire::{Role, RpcError};
+
+/// Pause before the leader is looked for again. An election takes some hundred milliseconds.
+const LEADER_POLL: Duration = Duration::from_millis(20);
+/// Longest wait for one answer of a leader before it is asked again: a leader that was cut off silently is replaced
+/// within that time, and the request goes to the new one.
+const LEADER_PATIENCE: Duration = Duration::from_millis(1000);
+
+/// What the parts of a metadata server share.
+pub struct Service {
+    /// This server.
+    pub(super) node: NodeId,
+    pub(super) consensus: Consensus,
+    pub(super) state: State,
+    pub(super) proposer: Proposer,
+    pub(super) peers: Arc<Peers>,
+    /// Tables of the leader, while this server leads and has applied everything of earlier terms.
+    pub(super) leader: RwLock<Option<Arc<Leader>>>,
+    map: RwLock<Arc<ClusterMap>>,
+    rounds: Rounds,
+    counts: Counts,
+    status: RwLock<Option<Arc<dyn StatusSource>>>,
+}
+
+/// Requests answered since the start.
+#[derive(Default)]
+pub struct Counts {
+    /// Updates.
+    pub updates: AtomicU64,
+    /// Queries.
+    pub queries: AtomicU64,
+    /// Requests passed on to the leader.
+    pub forwarded: AtomicU64,
+    /// Read-index rounds.
+    pub rounds: AtomicU64,
+}
+
+impl Service {
+    /// A service over its parts.
+    #[must_use]
+    pub fn new(node: NodeId, consensus: Consensus, state: State, proposer: Proposer, peers: Peers) -> Self {
+        Self {
+            node,
+            consensus,
+            state,
+            proposer,
+            peers: Arc::new(peers),
+            leader: RwLock::new(None),
+            map: RwLock::default(),
+            rounds: Rounds::default(),
+            counts: Counts::default(),
+            status: RwLock::new(None),
+        }
+    }
+
+    /// Who answers questions about the status.
+    pub fn set_status(&self, status: Arc<dyn StatusSource>) {
+        *self.status.write() = Some(status);
+    }
+
+    /// Requests answered since the start.
+    #[must_use]
+    pub fn counts(&self) -> &Counts {
+        &self.counts
+    }
+
+    /// The cluster map as of now, decoded once an epoch. Figures of capacity may be older than the namespace's.
+    ///
+    /// # Errors
+    /// The state cannot be read.
+    pub fn map(&self) -> Result<Arc<ClusterMap>, RpcError> {
+        self.read(|view| self.map_of(view))
+    }
+
+    fn map_of(&self, view: &dyn View) -> Result<Arc<ClusterMap>, ViewError> {
+        let epoch = namespace::superblock(view)?.map_or(Epoch(0), |s| s.epoch);
+        let cached = self.map.read().clone();
+        if cached.epoch == epoch {
+            return Ok(cached);
+        }
+        let map = Arc::new(namespace::map(view)?);
+        *self.map.write() = map.clone();
+        Ok(map)
+    }
+
+    /// The cluster this server belongs to, once known.
+    #[must_use]
+    pub fn cluster(&self) -> Option<ClusterId> {
+        self.state.read(|view| namespace::superblock(view).ok().flatten().map(|s| s.cluster))
+    }
+
+    fn read<R>(&self, f: impl FnOnce(&dyn View) -> Result<R, ViewError>) -> Result<R, RpcError> {
+        self.state.read(f).map_err(|e| RpcError::StoreFailed { reason: e.to_string() })
+    }
+
+    /// Waits until this server's state holds every write acknowledged before the call.
+    ///
+    /// # Errors
+    /// No leader before the deadline.
+    pub async fn linearize(self: &Arc<Self>, deadline: Instant) -> Result<LogIndex, RpcError> {
+        loop {
+            let service = self.clone();
+            let round = self.rounds.index(move || {
+                let service = service.clone();
+                async move { service.round().await }
+            });
+            let failed = match runtime::timeout_at(deadline, round).await {
+                Ok(Ok(index)) => {
+                    self.consensus.wait_applied(index, deadline).await?;
+                    return Ok(index);
+                }
+                Ok(Err(e)) => e,
+                Err(_) => return Err(RpcError::NoLeader),
+            };
+            if matches!(failed, RpcError::Stopping) || runtime::now() + LEADER_POLL >= deadline {
+                return Err(failed);
+            }
+            runtime::sleep(LEADER_POLL).await;
+        }
+    }
+
+    /// One question to the leader, here or elsewhere.
+    async fn round(&self) -> Result<LogIndex, RpcError> {
+        self.counts.rounds.fetch_add(1, Ordering::Relaxed);
+        match self.consensus.leader() {
+            Some(leader) if leader.node == self.node => self.consensus.read_index().await.map_err(Into::into),
+            Some(leader) => self.peers.read_index(leader.node, LEADER_PATIENCE).await,
+            None => Err(RpcError::NoLeader),
+        }
+    }
+
+    async fn meta(self: &Arc<Self>, bytes: Bytes, deadline: Instant) -> Result<MetaReply, RpcError> {
+        let request: MetaRequest =
+            codec::decode(&bytes).map_err(|e| RpcError::Refused { reason: e.to_string() })?;
+        match request {
+            MetaRequest::Query { cred, query, epoch, stale } => {
+                self.query(&cred, &query, epoch, stale, deadline).await
+            }
+            MetaRequest::Status => match self.status()?.cluster().await {
+                Ok(status) => Ok(MetaReply::Status(json(&status)?)),
+                Err(e) => Err(RpcError::NotReady { reason: e.to_string() }),
+            },
+            MetaRequest::Check => self.check(deadline).await,
+            MetaRequest::Blocks { node, after, limit } => {
+                self.linearize(deadline).await?;
+                self.read(|view| self.blocks(view, node, after, limit))
+            }
+            MetaRequest::Fates { blocks } => {
+                bounded(&blocks)?;
+                self.linearize(deadline).await?;
+                let uses = self.read(|view| namespace::block_refs(view, &blocks))?;
+                Ok(MetaReply::Fates(uses.into_iter().map(fate).collect()))
+            }
+            MetaRequest::ReclaimList { node, after, limit } => {
+                self.linearize(deadline).await?;
+                self.read(|view| self.reclaim_list(view, node, after, limit))
+            }
+            MetaRequest::Update(_)
+            | MetaRequest::KeepAlive(_)
+            | MetaRequest::Register { .. }
+            | MetaRequest::Heartbeat(_)
+            | MetaRequest::Reclaimed { .. } => self.through_leader(bytes, request, deadline).await,
+        }
+    }
+
+    fn status(&self) -> Result<Arc<dyn StatusSource>, RpcError> {
+        self.status
+            .read()
+            .clone()
+            .ok_or_else(|| RpcError::NotReady { reason: "the server is starting".into() })
+    }
+
+    async fn query(
+        self: &Arc<Self>,
+        cred: &Cred,
+        query: &Query,
+        epoch: Epoch,
+        stale: bool,
+        deadline: Instant,
+    ) -> Result<MetaReply, RpcError> {
+        if cred.groups.len() > Cred::GROUPS_MAX {
+            return Err(RpcError::Refused { reason: format!("more than {} groups", Cred::GROUPS_MAX) });
+        }
+        if !stale {
+            self.linearize(deadline).await?;
+        }
+        self.counts.queries.fetch_add(1, Ordering::Relaxed);
+        self.read(|view| {
+            let result = namespace::query(view, cred, query)?;
+            let map = self.map_of(view)?;
+            let addresses = if map.epoch == epoch { Vec::new() } else { addresses_of(&map, &result) };
+            Ok(MetaReply::Answered { result, epoch: map.epoch, addresses })
+        })
+    }
+
+    fn blocks(
+        &self,
+        view: &dyn View,
+        node: Option<NodeId>,
+        after: Option<BlockId>,
+        limit: u32,
+    ) -> Result<MetaReply, ViewError> {
+        let limit = usize::try_from(limit).unwrap_or(BLOCKS_MAX).clamp(1, BLOCKS_MAX);
+        let map = self.map_of(view)?;
+        let mut blocks = namespace::blocks(view, after, limit)?;
+        let next = if blocks.len() < limit { None } else { blocks.last().map(|b| b.id) };
+        if let Some(node) = node {
+            blocks.retain(|b| map.groups.get(&b.group).is_some_and(|g| g.members.contains(&node)));
+        }
+        Ok(MetaReply::Blocks { blocks, next })
+    }
+
+    fn reclaim_list(
+        &self,
+        view: &dyn View,
+        node: NodeId,
+        after: Option<BlockId>,
+        limit: u32,
+    ) -> Result<MetaReply, ViewError> {
+        let limit = usize::try_from(limit).unwrap_or(BLOCKS_MAX).clamp(1, BLOCKS_MAX);
+        let map = self.map_of(view)?;
+        let ours =
+            |entry: &Unreferenced| map.groups.get(&entry.group).is_some_and(|g| g.members.contains(&node));
+        // Pages are scanned until one has something for this server: an empty answer means that nothing is left.
+        let mut after = after;
+        loop {
+            let page = namespace::reclaim_queue(view, after, limit)?;
+            let last = page.last().map(|u| u.block);
+            let full = page.len() == limit;
+            let mine: Vec<Unreferenced> = page.into_iter().filter(ours).collect();
+            if !mine.is_empty() || !full {
+                return Ok(MetaReply::ReclaimList(mine));
+            }
+            after = last;
+        }
+    }
+
+    async fn check(self: &Arc<Self>, deadline: Instant) -> Result<MetaReply, RpcError> {
+        self.linearize(deadline).await?;
+        let state = self.state.clone();
+        let checked = runtime::blocking("check", move || {
+            state.read_at(|at, view| {
+                let violations = namespace::check(view)?;
+                let inode_count = namespace::superblock(view)?.map_or(0, |s| s.inode_count);
+                let (mut block_count, mut after) = (0u64, None);
+                loop {
+                    let page = namespace::blocks(view, after, BLOCKS_MAX)?;
+                    block_count += page.len() as u64;
+                    after = page.last().map(|b| b.id);
+                    if page.len() < BLOCKS_MAX {
+                        break;
+                    }
+                }
+                let violations = violations.iter().take(1000).map(ToString::to_string).collect();
+                Ok(MetaReply::Checked { violations, at, inode_count, block_count })
+            })
+        });
+        checked.await.map_err(|e: ViewError| RpcError::StoreFailed { reason: e.to_string() })
+    }
+
+    /// Answers here if this server leads, else passes `bytes` on; goes on under the next leader until the deadline.
+    async fn through_leader(
+        self: &Arc<Self>,
+        bytes: Bytes,
+        request: MetaRequest,
+        deadline: Instant,
+    ) -> Result<MetaReply, RpcError> {
+        loop {
+            let failed = match self.consensus.leader() {
+                Some(leader) if leader.node == self.node => match self.lead(request.clone()).await {
+                    Ok(reply) => return Ok(reply),
+                    Err(e) => e,
+                },
+                Some(leader) => {
+                    self.counts.forwarded.fetch_add(1, Ordering::Relaxed);
+                    let left = deadline.saturating_duration_since(runtime::now());
+                    match self.peers.forward(leader.node, bytes.clone(), left.min(LEADER_PATIENCE)).await {
+                        Ok(reply) => {
+                            return codec::decode(&reply)
+                                .map_err(|e| RpcError::Internal { reason: e.to_string() });
+                        }
+                        Err(e) => e,
+                    }
+                }
+                None => RpcError::NoLeader,
+            };
+            if !worth_waiting(&failed) || runtime::now() + LEADER_POLL >= deadline {
+                return Err(failed);
+            }
+            tracing::debug!(error = %failed, "the leader did not answer: looking for the next");
+            runtime::sleep(LEADER_POLL).await;
+        }
+    }
+
+    /// What only the leader answers.
+    async fn lead(&self, request: MetaRequest) -> Result<MetaReply, RpcError> {
+        let leader = self.leader.read().clone();
+        let Some(leader) = leader else {
+            return Err(RpcError::NotReady { reason: "a new leader is taking over".into() });
+        };
+        match request {
+            MetaRequest::Update(update) => self.update(update).await,
+            MetaRequest::KeepAlive(keep_alive) => self.keep_alive(&leader, &keep_alive),
+            MetaRequest::Register { spec, cluster } => self.register(&leader, spec, cluster).await,
+            MetaRequest::Heartbeat(report) => self.heartbeat(&leader, report),
+            MetaRequest::Reclaimed { node, blocks } => {
+                bounded(&blocks)?;
+                leader.deleted(node, &blocks);
+                Ok(MetaReply::Done)
+            }
+            other => Err(RpcError::Refused { reason: format!("{other:?} is not for the leader") }),
+        }
+    }
+
+    async fn update(&self, request: UpdateRequest) -> Result<MetaReply, RpcError> {
+        if request.cred.groups.len() > Cred::GROUPS_MAX {
+            return Err(RpcError::Refused { reason: format!("more than {} groups", Cred::GROUPS_MAX) });
+        }
+        self.counts.updates.fetch_add(1, Ordering::Relaxed);
+        let result = self.proposer.submit(client_op(request)).await?;
+        let epoch = self.map()?.epoch;
+        Ok(MetaReply::Updated { result, epoch })
+    }
+
+    fn keep_alive(&self, leader: &Leader, keep_alive: &KeepAlive) -> Result<MetaReply, RpcError> {
+        if keep_alive.handles.len() > BLOCKS_MAX {
+            return Err(RpcError::Refused { reason: "too many handles in one keep-alive".into() });
+        }
+        let session = keep_alive.session;
+        let (alive, epoch) = self.read(|view| {
+            let alive = namespace::sessions(view)?.iter().any(|s| s.session == session);
+            Ok((alive, self.map_of(view)?.epoch))
+        })?;
+        if !alive {
+            return Ok(MetaReply::SessionGone);
+        }
+        let ask = leader.keep_alive(session, &keep_alive.handles, runtime::now());
+        Ok(MetaReply::KeptAlive { ask, epoch })
+    }
+
+    async fn register(
+        &self,
+        leader: &Leader,
+        spec: NodeSpec,
+        cluster: Option<ClusterId>,
+    ) -> Result<MetaReply, RpcError> {
+        let map = self.map()?;
+        if let Some(theirs) = cluster
+            && theirs != map.cluster
+        {
+            return Err(RpcError::WrongCluster { caller: theirs, server: map.cluster });
+        }
+        let known = map.data.get(&spec.node);
+        let unchanged = known.is_some_and(|k| {
+            (&k.name, &k.address, &k.http, &k.domain) == (&spec.name, &spec.address, &spec.http, &spec.domain)
+        });
+        leader.heartbeat(
+            NodeReport { node: spec.node, capacity: spec.capacity, load: crate::types::NodeLoad::default() },
+            runtime::now(),
+        );
+        if !(unchanged && known.is_some_and(|k| k.state.takes_blocks())) {
+            tracing::info!(node = %spec.name, id = %spec.node, address = %spec.address, "data server registers");
+            if let Err(e) = self.proposer.submit(Op::RegisterData(spec)).await? {
+                return Ok(MetaReply::Refused(e));
+            }
+        }
+        let map = self.map()?;
+        Ok(MetaReply::Registered { cluster: map.cluster, map: Box::new(ClusterMap::clone(&map)) })
+    }
+
+    fn heartbeat(&self, leader: &Leader, report: NodeReport) -> Result<MetaReply, RpcError> {
+        let map = self.map()?;
+        let state = map.data.get(&report.node).map(|n| n.state);
+        if state.is_some() {
+            leader.heartbeat(report, runtime::now());
+        }
+        let reclaimable = self.read(|view| Ok(!namespace::reclaim_queue(view, None, 1)?.is_empty()))?;
+        Ok(MetaReply::Heartbeat { state, epoch: map.epoch, reclaimable })
+    }
+
+    async fn peer(self: &Arc<Self>, bytes: &[u8]) -> Result<Vec<u8>, RpcError> {
+        let request = codec::decode(bytes).map_err(|e| RpcError::Refused { reason: e.to_string() })?;
+        match request {
+            PeerRequest::Forward(request) => {
+                let request: MetaRequest =
+                    codec::decode(&request).map_err(|e| RpcError::Refused { reason: e.to_string() })?;
+                // Not passed on a second time: the server that was asked by the caller looks for the leader.
+                match self.consensus.leader() {
+                    Some(leader) if leader.node == self.node => encode(&self.lead(request).await?),
+                    _ => Err(RpcError::NoLeader),
+                }
+            }
+            PeerRequest::ReadIndex => match self.consensus.leader() {
+                Some(leader) if leader.node == self.node => encode(&self.consensus.read_index().await?),
+                _ => Err(RpcError::NoLeader),
+            },
+            PeerRequest::Status => encode(&MetaReply::Status(json(&self.status()?.server().await)?)),
+        }
+    }
+}
+
+/// True for failures that another leader, or this one in a moment, may mend.
+fn worth_waiting(error: &RpcError) -> bool {
+    !matches!(
+        error,
+        RpcError::Refused { .. }
+            | RpcError::WrongCluster { .. }
+            | RpcError::WrongVersion { .. }
+            | RpcError::Stopping
+            | RpcError::BadFrame { .. }
+    )
+}
+
+fn bounded(blocks: &[BlockId]) -> Result<(), RpcError> {
+    if blocks.len() > BLOCKS_MAX {
+        return Err(RpcError::Refused { reason: format!("more than {BLOCKS_MAX} blocks in one request") });
+    }
+    Ok(())
+}
+
+fn fate(of: BlockUse) -> BlockFate {
+    match of {
+        BlockUse::Referenced(_) => BlockFate::Referenced,
+        BlockUse::Queued => BlockFate::Queued,
+        BlockUse::Unknown { session_alive: true } => BlockFate::Pending,
+        BlockUse::Unknown { session_alive: false } | BlockUse::Reclaimed => BlockFate::Garbage,
+    }
+}
+
+/// Addresses of the data servers that an answer names.
+fn addresses_of(map: &ClusterMap, result: &FsResult<QueryReply>) -> Vec<(NodeId, NodeAddress)> {
+    let mut nodes = std::collections::BTreeSet::new();
+    match result {
+        Ok(QueryReply::Found(found) | QueryReply::Walked { found, .. }) => nodes.extend(&found.servers),
+        Ok(QueryReply::Page { entries, .. }) => {
+            nodes.extend(entries.iter().filter_map(|e| e.found.as_ref()).flat_map(|f| &f.servers));
+        }
+        Ok(QueryReply::Extents { extents, .. }) => {
+            let groups = extents.iter().filter_map(|e| match &e.source {
+                crate::types::ExtentSource::Block { block, .. } => map.groups.get(&block.group),
+                _ => None,
+            });
+            nodes.extend(groups.flat_map(|g| &g.members));
+        }
+        _ => {}
+    }
+    nodes.into_iter().filter_map(|id| map.data.get(id).map(|n| (*id, n.address.clone()))).collect()
+}
+
+fn encode<T: serde::Serialize>(value: &T) -> Result<Vec<u8>, RpcError> {
+    codec::encode(value).map_err(|e| RpcError::Internal { reason: e.to_string() })
+}
+
+fn json<T: serde::Serialize>(value: &T) -> Result<String, RpcError> {
+    serde_json::to_string(value).map_err(|e| RpcError::Internal { reason: e.to_string() })
+}
+
+/// The service as `net` calls it.
+#[derive(Clone)]
+pub struct Entrance(pub Arc<Service>);
+
+impl Handler for Entrance {
+    async fn handle(&self, from: &PeerInfo, request: Request) -> Result<Reply, RpcError> {
+        let Self(service) = self;
+        match request.kind {
+            kind::META => {
+                let reply = service.meta(request.meta, request.deadline).await?;
+                Ok(Reply { meta: encode(&reply)?.into(), payload: Bytes::new() })
+            }
+            kind::PEER | kind::RAFT_FIRST..=kind::RAFT_LAST if from.role != Role::Meta => {
+                Err(RpcError::Refused {
+                    reason: format!("a {} may not speak for a metadata server", from.role),
+                })
+            }
+            kind::PEER => {
+                Ok(Reply { meta: service.peer(&request.meta).await?.into(), payload: Bytes::new() })
+            }
+            kind::RAFT_FIRST..=kind::RAFT_LAST => {
+                service.consensus.handle_peer(request.kind, request.meta, request.payload).await
+            }
+            other => Err(RpcError::Refused {
+                reason: format!("kind {other:#x} is not known to a metadata server"),
+            }),
+        }
+    }
+}
