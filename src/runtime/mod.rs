@@ -4,10 +4,12 @@
 //! a task that panics is logged with its name, and takes nobody with it.
 //! Not here: sockets (`net`) and the threads of a storage, which belong to that storage.
 
+mod process;
 mod random;
 mod task;
 mod time;
 
+pub use process::resident_bytes;
 pub use random::{random_below, random_u64, random_u128, rng, shuffle};
 pub use task::{STOP_TIMEOUT, StopSignal, Task, Tasks, blocking, spawn, yield_now};
 pub use time::{

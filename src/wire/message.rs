@@ -211,6 +211,8 @@ pub enum PeerRequest {
     Forward(bytes::Bytes),
     /// The index a linearizable read must wait for. Answered by a [`LogIndex`].
     ReadIndex,
+    /// Status of the asked server itself as JSON. Answered by [`MetaReply::Status`].
+    Status,
 }
 
 /// Asked of a data server. New variants go to the end.
