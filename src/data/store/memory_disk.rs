@@ -19,7 +19,7 @@ use rustix::io::Errno;
 pub enum CrashKeeps {
     /// Nothing.
     Nothing,
-    /// All: the process died, the machine did not.
+    /// All, for now: the process died, the machine did not. A later crash may still forget it.
     All,
     /// Each change of a name, and of each file's written bytes a part, as drawn from this seed.
     Some(u64),
@@ -187,31 +187,8 @@ impl MemoryDisk {
     /// Forgets what was not synced, but for what `keeps` says, and starts again. Locks are free, faults are over.
     pub fn crash(&self, keeps: CrashKeeps) {
         let mut state = self.state.lock();
-        for file in state.files.values_mut() {
-            match keeps {
-                CrashKeeps::All => {}
-                CrashKeeps::Nothing => file.live = file.durable.clone(),
-                CrashKeeps::Some(mut seed) => {
-                    seed ^= file.live.len() as u64;
-                    tear(file, &mut seed);
-                }
-            }
-            file.durable = file.live.clone();
-        }
-        let mut position = 0;
-        for dir in state.dirs.values_mut() {
-            for change in std::mem::take(&mut dir.pending) {
-                position += 1;
-                let kept = match keeps {
-                    CrashKeeps::All => true,
-                    CrashKeeps::Nothing => false,
-                    CrashKeeps::Some(seed) => draw(&mut (seed ^ (position << 32))) & 1 == 1,
-                };
-                if kept {
-                    apply(&mut dir.durable, &change);
-                }
-            }
-            dir.live = dir.durable.clone();
+        if keeps != CrashKeeps::All {
+            state.forget(keeps);
         }
         // A directory whose own name was lost is lost with all in it.
         loop {
@@ -291,6 +268,28 @@ fn tear(file: &mut File, seed: &mut u64) {
 }
 
 impl State {
+    /// Takes back what was not synced.
+    fn forget(&mut self, keeps: CrashKeeps) {
+        let seed = if let CrashKeeps::Some(seed) = keeps { Some(seed) } else { None };
+        for file in self.files.values_mut() {
+            match seed {
+                None => file.live = file.durable.clone(),
+                Some(seed) => tear(file, &mut (seed ^ file.live.len() as u64)),
+            }
+            file.durable = file.live.clone();
+        }
+        let mut position = 0;
+        for dir in self.dirs.values_mut() {
+            for change in std::mem::take(&mut dir.pending) {
+                position += 1;
+                if seed.is_some_and(|seed| draw(&mut (seed ^ (position << 32))) & 1 == 1) {
+                    apply(&mut dir.durable, &change);
+                }
+            }
+            dir.live = dir.durable.clone();
+        }
+    }
+
     /// Counts a call and answers with the error that was planned for it.
     pub(super) fn call(&mut self, path: &Path) -> io::Result<()> {
         let n = self.calls;

@@ -8,9 +8,9 @@ use crate::data::store::{CrashKeeps, DirectoryState, Put};
 /// Puts, deletes and an adoption; says which blocks were acknowledged and which are gone.
 fn story(store: &BlockStore, acked: &mut BTreeMap<BlockId, Bytes>, touched: &mut BTreeMap<BlockId, Bytes>) {
     let _ = store.adopt(crate::types::ClusterId(9));
-    for index in 0..4 {
+    for (index, len) in (0..).zip([1, 700, 65_536, 70_000]) {
         let block = id(1 + index % 2, index);
-        let data = bytes_of(block, [1, 700, 65_536, 70_000][index as usize]);
+        let data = bytes_of(block, len);
         touched.insert(block, data.clone());
         if put(store, block, &data).is_ok() {
             acked.insert(block, data);
