@@ -1,5 +1,5 @@
 //! The `pohmelfs` binary: everything is in the library, so that tests call what users run.
 
 fn main() -> std::process::ExitCode {
-    std::process::ExitCode::SUCCESS
+    pohmelfs::cli::main()
 }

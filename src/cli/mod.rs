@@ -1,1 +1,190 @@
-//! (in the making)
+//! The command line: servers, status, health, and the tools on the filesystem.
+//!
+//! `main.rs` calls [`main`]. The one folder that sees every role. Holds: what goes wrong is one line on standard error
+//! that says what and what to do; exit code 0 is success, 1 a failure, 2 a command line or configuration that cannot be.
+
+mod health;
+mod logging;
+mod roles;
+mod serve;
+mod status;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::types::NodeAddress;
+
+/// POHMELFS: a distributed, parallel, highly available filesystem.
+#[derive(Debug, Parser)]
+#[command(name = "pohmelfs", version, propagate_version = true, max_term_width = 110)]
+struct Cli {
+    #[command(flatten)]
+    global: Global,
+    #[command(subcommand)]
+    command: Command,
+}
+
+/// Flags of every command.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct Global {
+    /// Metadata servers, HOST:PORT, separated by commas
+    #[arg(long, global = true, env = "POHMELFS_CLUSTER", value_name = "ADDRESSES")]
+    pub(crate) cluster: Option<String>,
+    /// What is logged: a level, or directives such as `info,pohmelfs::net=debug`
+    #[arg(long, global = true, env = "POHMELFS_LOG", value_name = "FILTER")]
+    pub(crate) log: Option<String>,
+    /// How it is logged
+    #[arg(long, global = true, env = "POHMELFS_LOG_FORMAT", default_value = "text", value_name = "FORMAT")]
+    pub(crate) log_format: logging::Format,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run a metadata server
+    Meta(ServeArgs),
+    /// Show the whole cluster: health, servers, groups, space
+    Status(status::StatusArgs),
+    /// Ask a server over HTTP whether it is ready; exit code 0 if so
+    Health(health::HealthArgs),
+    /// Print the version
+    Version,
+}
+
+/// Flags of a server.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct ServeArgs {
+    /// Configuration file, TOML
+    #[arg(long, env = "POHMELFS_CONFIG", value_name = "FILE")]
+    pub(crate) config: PathBuf,
+    /// Another value for a key of the configuration; wins over environment and file. Lists are separated by commas
+    #[arg(long, value_name = "KEY=VALUE", value_parser = key_value)]
+    pub(crate) set: Vec<(String, String)>,
+    /// Check the configuration and end
+    #[arg(long)]
+    pub(crate) check: bool,
+}
+
+fn key_value(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((key, value)) if !key.trim().is_empty() => Ok((key.trim().to_owned(), value.trim().to_owned())),
+        _ => Err("wanted KEY=VALUE, for instance timers.heartbeat_ms=50".to_owned()),
+    }
+}
+
+/// Why a command failed: what goes to standard error, and the exit code.
+#[derive(Debug)]
+pub(crate) struct Failure {
+    /// What, and what to do, in a line.
+    pub(crate) message: String,
+    /// 1, or 2 for a command line or configuration that cannot be.
+    pub(crate) code: u8,
+}
+
+impl Failure {
+    /// Something went wrong.
+    pub(crate) fn new(message: impl ToString) -> Self {
+        Self { message: message.to_string(), code: 1 }
+    }
+
+    /// The command line or the configuration cannot be.
+    pub(crate) fn usage(message: impl ToString) -> Self {
+        Self { message: message.to_string(), code: 2 }
+    }
+}
+
+impl Global {
+    /// The metadata servers that `--cluster` or `POHMELFS_CLUSTER` names.
+    ///
+    /// # Errors
+    /// When it is missing or empty.
+    pub(crate) fn servers(&self) -> Result<Vec<NodeAddress>, Failure> {
+        let list = self.cluster.as_deref().unwrap_or_default();
+        let servers: Vec<NodeAddress> = list
+            .split(',')
+            .map(str::trim)
+            .filter(|s| !s.is_empty())
+            .map(|s| NodeAddress(s.to_owned()))
+            .collect();
+        if servers.is_empty() {
+            return Err(Failure::usage(
+                "no metadata servers: give --cluster HOST:PORT,... or set POHMELFS_CLUSTER (of a local cluster: \
+                 eval \"$(scripts/cluster env)\")",
+            ));
+        }
+        Ok(servers)
+    }
+}
+
+/// Runs the command line of this process and gives its exit code.
+#[must_use]
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    match run(cli) {
+        Ok(code) => code,
+        Err(failure) => {
+            eprintln!("pohmelfs: {}", failure.message);
+            ExitCode::from(failure.code)
+        }
+    }
+}
+
+fn run(cli: Cli) -> Result<ExitCode, Failure> {
+    let Cli { global, command } = cli;
+    match command {
+        Command::Meta(args) => serve::meta(&global, &args),
+        Command::Status(args) => tool(&global, status::run(&global, &args)),
+        Command::Health(args) => tool(&global, health::run(&args)),
+        Command::Version => {
+            println!("pohmelfs {}", env!("CARGO_PKG_VERSION"));
+            Ok(ExitCode::SUCCESS)
+        }
+    }
+}
+
+/// Runs a command that talks to servers: logs only what needs a person, to standard error.
+fn tool(
+    global: &Global,
+    command: impl Future<Output = Result<ExitCode, Failure>>,
+) -> Result<ExitCode, Failure> {
+    logging::start(global, "warn").map_err(Failure::usage)?;
+    logging::raise_file_limit();
+    runtime()?.block_on(command)
+}
+
+fn runtime() -> Result<tokio::runtime::Runtime, Failure> {
+    tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(|e| Failure::new(format!("cannot start threads: {e}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_sound() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn servers_are_separated_by_commas() {
+        let of = |list: &str| {
+            let cli = Cli::try_parse_from(["pohmelfs", "version", "--cluster", list]).unwrap();
+            cli.global.servers().map(|s| s.into_iter().map(|a| a.0).collect::<Vec<_>>())
+        };
+        assert_eq!(of("a:1, b:2,").unwrap(), ["a:1", "b:2"]);
+        assert_eq!(of(" ,").unwrap_err().code, 2);
+    }
+
+    #[test]
+    fn a_set_flag_has_a_key_and_a_value() {
+        assert_eq!(key_value("a.b = c=d"), Ok(("a.b".into(), "c=d".into())));
+        assert!(key_value("a").is_err());
+        assert!(key_value("=a").is_err());
+    }
+}

@@ -1,0 +1,36 @@
+//! `pohmelfs health ADDRESS`: is that server ready? For container health checks and scripts.
+
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::Args;
+
+use super::Failure;
+use crate::http;
+
+#[derive(Clone, Debug, Args)]
+pub(super) struct HealthArgs {
+    /// HOST:PORT of the server's HTTP
+    address: String,
+    /// Longest wait for the answer, in milliseconds
+    #[arg(long, default_value_t = 3000, value_name = "MS")]
+    timeout_ms: u64,
+    /// Ask only whether the process is alive
+    #[arg(long)]
+    alive: bool,
+}
+
+pub(super) async fn run(args: &HealthArgs) -> Result<ExitCode, Failure> {
+    let target = if args.alive { "/healthz" } else { "/readyz" };
+    let timeout = Duration::from_millis(args.timeout_ms);
+    let (status, body) = http::get(&args.address, target, timeout).await.map_err(Failure::new)?;
+    if status == 200 {
+        println!("{}", if args.alive { "alive" } else { "ready" });
+        return Ok(ExitCode::SUCCESS);
+    }
+    let reason = serde_json::from_slice::<serde_json::Value>(&body)
+        .ok()
+        .and_then(|v| v.get("reason").or(v.get("error")).and_then(|r| r.as_str().map(str::to_owned)))
+        .unwrap_or_else(|| format!("HTTP status {status}"));
+    Err(Failure::new(format!("{} is not ready: {reason}", args.address)))
+}
