@@ -9,7 +9,9 @@
 //! otherwise: remove it, load the newest snapshot that verifies ──> or an older one ──> or start empty
 //! ```
 //!
-//! A view older than the newest snapshot means that a crash came between receiving a snapshot and loading it.
+//! A view older than the newest snapshot means that a crash came between receiving a snapshot and loading it, or that
+//! sled lost its tail: it takes a damaged stretch of its log for the end, and is then a whole but older state. The
+//! log may begin where the newest snapshot ends, so an older view would be of no use.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -93,7 +95,7 @@ fn keep(config: &StateConfig, number: u64, snapshots: &Snapshots) -> Result<(Eng
             "it is at {}, the newest snapshot at {}",
             stamp.position.index.0, newest.position.index.0
         );
-        return Err(StoreError::new("a received snapshot was not loaded yet", reason));
+        return Err(StoreError::new("the view lacks what a snapshot has", reason));
     }
     Ok((engine, stamp))
 }

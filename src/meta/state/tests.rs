@@ -29,8 +29,9 @@ impl Rng {
         z ^ (z >> 31)
     }
 
-    fn below(&mut self, n: u64) -> u64 {
-        self.next() % n
+    /// Below `n`, which is at most what an index can be.
+    fn below(&mut self, n: usize) -> usize {
+        usize::try_from(self.next() >> 33).unwrap() % n
     }
 }
 
@@ -52,13 +53,13 @@ impl Model {
     }
 
     /// Some puts and deletes among `space` keys.
-    fn grow(&mut self, rng: &mut Rng, count: u64, space: u64) {
+    fn grow(&mut self, rng: &mut Rng, count: usize, space: usize) {
         let mut new = BTreeMap::new();
         for _ in 0..count {
             let n = rng.below(space);
-            let key = Bytes::from(format!("{:x<width$}{n}", n % 7, width = (n % 5 + 1) as usize));
-            let value =
-                (rng.below(10) < 7).then(|| Bytes::from(vec![rng.next() as u8; rng.below(200) as usize]));
+            let key = Bytes::from(format!("{:x<width$}{n}", n % 7, width = n % 5 + 1));
+            let value = (rng.below(10) < 7)
+                .then(|| Bytes::from(vec![b'a' + rng.next().to_le_bytes()[0] % 26; rng.below(200)]));
             new.insert(key, value);
         }
         let mut tally = *self.tallies.last().unwrap();
@@ -85,9 +86,14 @@ impl Model {
     /// Applies what `state` lacks, having checked that it is exactly what the model was at its position.
     fn replay(&self, state: &State) {
         let (index, hash) = state.hash();
-        assert_eq!(hash, self.tallies[index.0 as usize].hash, "the state came back as it was at {}", index.0);
-        for at in index.0..self.index() {
-            state.apply_changes(position(at + 1), self.log[at as usize].clone()).unwrap();
+        assert_eq!(
+            hash,
+            self.tallies[usize::try_from(index.0).unwrap()].hash,
+            "the state came back as it was at {}",
+            index.0
+        );
+        for (at, changes) in (1..).zip(&self.log).filter(|(at, _)| *at > index.0) {
+            state.apply_changes(position(at), changes.clone()).unwrap();
         }
     }
 
@@ -228,9 +234,7 @@ fn a_scan_joins_memory_and_disk_for_readers_and_for_the_applier() {
     let compare = |view: &dyn View, rng: &mut Rng| {
         for _ in 0..200 {
             let bounds: Vec<Bytes> = (0..2)
-                .map(|_| {
-                    model.records.keys().nth(rng.below(model.records.len() as u64) as usize).unwrap().clone()
-                })
+                .map(|_| model.records.keys().nth(rng.below(model.records.len())).unwrap().clone())
                 .collect();
             let (from, to) = (bounds[0].clone(), bounds[1].clone());
             let range = (from < to).then(|| (Bound::Included(from.clone()), Bound::Excluded(to.clone())));
@@ -280,8 +284,9 @@ fn a_snapshot_taken_while_changes_go_on_is_the_state_at_its_position() {
         while !done.load(Ordering::Acquire) {
             built.push(state.build_snapshot().unwrap());
             let snapshot = built.last().unwrap();
-            let (index, other_dir) = (snapshot.position.index.0, TempDir::new().unwrap());
-            assert_eq!(snapshot.hash, model.tallies[index as usize].hash);
+            let (index, other_dir) =
+                (usize::try_from(snapshot.position.index.0).unwrap(), TempDir::new().unwrap());
+            assert_eq!(snapshot.hash, model.tallies[index].hash);
             let other = open(other_dir.path());
             let incoming = other.incoming_path(&snapshot.id).unwrap();
             fs::copy(&snapshot.path, &incoming).unwrap();
@@ -289,7 +294,7 @@ fn a_snapshot_taken_while_changes_go_on_is_the_state_at_its_position() {
             assert_eq!(other.position(), snapshot.position);
             let mut sum = Tally::default();
             records(&other).iter().for_each(|(key, value)| sum.add(key, value));
-            assert_eq!(sum, model.tallies[index as usize]);
+            assert_eq!(sum, model.tallies[index]);
         }
         assert!(built.iter().any(|s| s.position.index.0 < model.index()), "one was taken in between");
     });
@@ -402,11 +407,11 @@ fn flip_somewhere(dir: &Path, rng: &mut Rng) -> String {
         .map(|entry| entry.unwrap().path())
         .filter(|path| path.metadata().unwrap().len() > 0 && path.is_file())
         .collect();
-    let path = &files[rng.below(files.len() as u64) as usize];
+    let path = &files[rng.below(files.len())];
     let mut bytes = fs::read(path).unwrap();
     // sled's file is mostly zeroes behind what is used.
-    let used = bytes.iter().rposition(|b| *b != 0).unwrap_or(0) as u64 + 1;
-    let at = rng.below(used) as usize;
+    let used = bytes.iter().rposition(|b| *b != 0).unwrap_or(0) + 1;
+    let at = rng.below(used);
     bytes[at] ^= 1 << rng.below(8);
     fs::write(path, bytes).unwrap();
     format!("{} at {at}", path.display())
