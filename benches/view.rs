@@ -43,7 +43,7 @@ fn rate<R>(what: &str, count: u64, run: impl FnOnce() -> Result<R, Failure>) -> 
         "{what:<46} {took:8.3} s {each:10.0} ns each {per_second:12.0} /s   RSS {:5} MiB",
         resident_mib()
     );
-    Ok(())
+    Ok(result)
 }
 
 fn main() -> Result<(), Failure> {

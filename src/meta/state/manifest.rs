@@ -12,12 +12,15 @@ use serde::{Deserialize, Serialize};
 use super::super::StoreError;
 
 const MANIFEST: &str = "view.json";
+/// Version of the view's format: manifest, stamp and records. A view of another version is made anew.
+const VERSION: u32 = 1;
 const LOCK: &str = "lock";
 const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 
 /// What is known of the view in this directory.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Manifest {
+    version: u32,
     /// The view lives in `view-<number>`.
     pub view: u64,
     /// Boot id of the machine when the view was last opened; empty when unknown.
@@ -29,12 +32,17 @@ pub(super) struct Manifest {
 }
 
 impl Manifest {
-    /// The manifest of `dir`; none when missing or damaged.
+    /// The manifest of a view that is being opened.
+    pub(super) fn new(view: u64, boot: &str) -> Self {
+        Self { version: VERSION, view, boot: boot.to_owned(), clean: false, bad: None }
+    }
+
+    /// The manifest of `dir`; none when missing, damaged or of another version.
     pub(super) fn read(dir: &Path) -> Option<Self> {
         let text = fs::read_to_string(dir.join(MANIFEST)).ok()?;
         let (json, crc) = text.trim_end().rsplit_once('\n')?;
         (u32::from_str_radix(crc, 16).ok()? == crc32c::crc32c(json.as_bytes())).then_some(())?;
-        serde_json::from_str(json).ok()
+        serde_json::from_str::<Self>(json).ok().filter(|manifest| manifest.version == VERSION)
     }
 
     /// Replaces the manifest of `dir`, durably.

@@ -42,7 +42,7 @@ pub(super) fn open(config: &StateConfig, boot: &str, snapshots: &Snapshots) -> R
     let number = found.as_ref().map_or(0, |m| m.view);
     // An empty view may be made where nothing was before; that is no rebuild.
     let fresh = found.is_none() && views(&config.dir)?.is_empty() && snapshots.files()?.is_empty();
-    let mut manifest = Manifest { view: number, boot: boot.to_owned(), clean: false, bad: None };
+    let mut manifest = Manifest::new(number, boot);
     let why = if fresh {
         manifest.write(&config.dir)?;
         None
@@ -75,7 +75,7 @@ pub(super) fn open(config: &StateConfig, boot: &str, snapshots: &Snapshots) -> R
 /// Why the view on disk must not even be opened.
 fn distrust(dir: &Path, manifest: Option<&Manifest>, boot: &str) -> Option<String> {
     let Some(manifest) = manifest else {
-        return Some("its manifest is missing or damaged".into());
+        return Some("its manifest is missing, damaged or of another version".into());
     };
     if let Some(bad) = &manifest.bad {
         return Some(format!("it was found damaged: {bad}"));

@@ -510,8 +510,7 @@ fn a_crash_at_any_step_of_an_install_leaves_the_old_or_the_new_state() {
     new(follower(&|dir| {
         place(dir);
         half_view(dir, 1);
-        let manifest = Manifest { view: 1, boot: "boot-1".into(), clean: false, bad: None };
-        manifest.write(dir).unwrap();
+        Manifest::new(1, "boot-1").write(dir).unwrap();
     }));
     new(follower(&|dir| {
         place(dir);
