@@ -1,7 +1,7 @@
 //! What the state of a metadata server costs: `cargo bench --bench view [records]`.
 //!
 //! Prints rates of apply and of hot, cold and absent lookups, time to open, to snapshot and to install, and memory.
-//! The figures in docs/decisions/003-view.md and in comments of `src/meta/state` come from here.
+//! The figures in docs/decisions/0005-view.md and in comments of `src/meta/state` come from here.
 
 use std::ops::ControlFlow;
 use std::time::Instant;

@@ -3,7 +3,7 @@
 //! `writer` writes, views read, `recover` opens and verifies. Holds: each batch ends at one log index and carries its
 //! stamp, so that after a crash of the process sled is the state at some log index; every value is checked
 //! against its checksum before it leaves. sled panics on some damaged files: all calls are guarded, a panic is an error.
-//! Not here: durability. sled does not promise it on power loss (docs/decisions/003-view.md); the view is rebuilt then.
+//! Not here: durability. sled does not promise it on power loss (docs/decisions/0005-view.md); the view is rebuilt then.
 
 use std::collections::BTreeMap;
 use std::fs;

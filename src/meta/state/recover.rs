@@ -23,6 +23,12 @@ use super::manifest::{Manifest, sync_parent};
 use super::record::Stamp;
 use super::snapshot::{Fault, SnapshotReader};
 use super::snapshots::Snapshots;
+use crate::types::LogIndex;
+
+/// Times that removing a view is tried.
+const REMOVE_TRIES: u32 = 10;
+/// Wait between those tries.
+const REMOVE_RETRY: std::time::Duration = std::time::Duration::from_millis(50);
 
 /// A usable engine and how it came to be.
 pub(super) struct Opened {
@@ -89,8 +95,12 @@ fn distrust(dir: &Path, manifest: Option<&Manifest>, boot: &str) -> Option<Strin
 fn keep(config: &StateConfig, number: u64, snapshots: &Snapshots) -> Result<(Engine, Stamp), StoreError> {
     let engine = open_engine(config, number)?;
     let stamp = engine.verify()?;
-    let newest = snapshots.newest_header()?.unwrap_or_default();
-    if newest.position.index > stamp.position.index {
+    let behind = |newest: LogIndex| newest > stamp.position.index;
+    // Only if the header promises more is the whole snapshot read: the view goes for a good one, not for a damaged one.
+    if snapshots.newest_header()?.is_some_and(|newest| behind(newest.position.index))
+        && let Some(newest) = snapshots.newest()?
+        && behind(newest.position.index)
+    {
         let reason = format!(
             "it is at {}, the newest snapshot at {}",
             stamp.position.index.0, newest.position.index.0
@@ -162,10 +172,22 @@ fn views(dir: &Path) -> Result<Vec<(u64, PathBuf)>, StoreError> {
 pub(super) fn remove_views(dir: &Path, but: Option<u64>) -> Result<(), StoreError> {
     for (number, path) in views(dir)? {
         if Some(number) != but {
-            fs::remove_dir_all(&path)
-                .and_then(|()| sync_parent(&path))
-                .map_err(|e| StoreError::new(format!("removing {}", path.display()), e))?;
+            remove_view(&path).map_err(|e| StoreError::new(format!("removing {}", path.display()), e))?;
         }
     }
     Ok(())
+}
+
+/// Removes a directory, again if sled's background threads put a last file into it meanwhile.
+fn remove_view(path: &Path) -> std::io::Result<()> {
+    let mut removed = fs::remove_dir_all(path);
+    for _ in 1..REMOVE_TRIES {
+        match &removed {
+            Err(e) if e.kind() == std::io::ErrorKind::DirectoryNotEmpty => {}
+            _ => break,
+        }
+        std::thread::sleep(REMOVE_RETRY);
+        removed = fs::remove_dir_all(path);
+    }
+    removed.and_then(|()| sync_parent(path))
 }

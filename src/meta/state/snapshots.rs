@@ -91,15 +91,20 @@ impl Snapshots {
 
     /// Paths of the snapshots, newest first.
     pub(super) fn files(&self) -> Result<Vec<PathBuf>, StoreError> {
+        let mut paths = self.named(SUFFIX)?;
+        paths.sort_by(|a, b| b.cmp(a));
+        Ok(paths)
+    }
+
+    fn named(&self, suffix: &str) -> Result<Vec<PathBuf>, StoreError> {
         let failed = |e: std::io::Error| StoreError::new(format!("reading {}", self.dir.display()), e);
         let mut paths = Vec::new();
         for entry in fs::read_dir(&self.dir).map_err(failed)? {
             let path = entry.map_err(failed)?.path();
-            if path.to_string_lossy().ends_with(SUFFIX) {
+            if path.to_string_lossy().ends_with(suffix) {
                 paths.push(path);
             }
         }
-        paths.sort_by(|a, b| b.cmp(a));
         Ok(paths)
     }
 
@@ -129,10 +134,13 @@ impl Snapshots {
     pub(super) fn put_aside(&self, path: &Path, fault: Fault) -> Result<(), StoreError> {
         let Fault::Damaged(reason) = fault else { return Err(fault.into_error("reading", path)) };
         tracing::error!(path = %path.display(), reason, "a snapshot is damaged; an older one or the leader's serves");
+        let failed = |e: std::io::Error| StoreError::new(format!("putting aside {}", path.display()), e);
+        // One is enough to look at: damage that comes back must not fill the disk.
+        for earlier in self.named(DAMAGED)? {
+            fs::remove_file(earlier).map_err(failed)?;
+        }
         let mut aside = path.as_os_str().to_owned();
         aside.push(DAMAGED);
-        fs::rename(path, PathBuf::from(aside))
-            .and_then(|()| sync_parent(path))
-            .map_err(|e| StoreError::new(format!("putting aside {}", path.display()), e))
+        fs::rename(path, PathBuf::from(aside)).and_then(|()| sync_parent(path)).map_err(failed)
     }
 }

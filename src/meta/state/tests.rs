@@ -108,6 +108,15 @@ impl Model {
     }
 }
 
+/// Tells the other threads to end, also when this one panics.
+struct Finished<'a>(&'a AtomicBool);
+
+impl Drop for Finished<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Release);
+    }
+}
+
 fn position(index: u64) -> Position {
     Position { index: LogIndex(index), raft: Bytes::from(format!("raft-{index}")) }
 }
@@ -277,8 +286,8 @@ fn a_snapshot_taken_while_changes_go_on_is_the_state_at_its_position() {
     let done = AtomicBool::new(false);
     std::thread::scope(|scope| {
         scope.spawn(|| {
+            let _finished = Finished(&done);
             model.replay(&state);
-            done.store(true, Ordering::Release);
         });
         let mut built = Vec::new();
         while !done.load(Ordering::Acquire) {
@@ -331,6 +340,7 @@ fn a_reader_sees_one_position_while_all_else_goes_on() {
                 }
             });
         }
+        let _finished = Finished(&done);
         for n in 1..=3000 {
             state.apply_changes(position(n), set(n)).unwrap();
             if n % 1000 == 0 {
@@ -340,7 +350,6 @@ fn a_reader_sees_one_position_while_all_else_goes_on() {
                 state.install_snapshot(&incoming).unwrap();
             }
         }
-        done.store(true, Ordering::Release);
     });
     assert_eq!(state.hash().0.0, 3000);
 }
@@ -516,6 +525,23 @@ fn a_crash_at_any_step_of_an_install_leaves_the_old_or_the_new_state() {
         place(dir);
         fs::write(dir.join("view.json"), b"{}").unwrap();
     }));
+
+    // A newer snapshot that does not verify costs neither the view nor, after a reboot, the older snapshot.
+    let (dir, state) = follower(&|dir| {
+        place(dir);
+        let path = dir.join("snapshots").join(snapshot.path.file_name().unwrap());
+        let mut bytes = fs::read(&path).unwrap();
+        let middle = bytes.len() / 2;
+        bytes[middle] ^= 1;
+        fs::write(path, bytes).unwrap();
+    });
+    assert_eq!(state.status().rebuilt, None);
+    old.assert_equals(&state);
+    assert_eq!(
+        fs::read_dir(dir.path().join("snapshots")).unwrap().count(),
+        2,
+        "the good one, the damaged one aside"
+    );
 
     // Without a crash.
     let (dir, state) = follower(&|_| {});

@@ -4,7 +4,7 @@
 //! the stamp of the last one, so sled never holds half of a set; sets reach sled in the order applied.
 //!
 //! Batches stay small: sled lets nobody read while it applies one (its lock is for the whole process), and a cold read
-//! must not wait longer than a few milliseconds. Why not large ones with an intent: docs/decisions/003-view.md.
+//! must not wait longer than a few milliseconds. Why not large ones with an intent: docs/decisions/0005-view.md.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -234,7 +234,7 @@ fn write_batch(core: &Core) -> Result<(), super::super::StoreError> {
     disk.stamp = stamp;
     engine.remember(&merged);
     core.memory.write().retire(number, merged.keys());
-    drop(disk);
+    // Still under the disk lock: an install that clears the queue comes before or after all of this.
     core.queue.written(number, bytes);
     Ok(())
 }
