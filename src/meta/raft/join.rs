@@ -150,7 +150,7 @@ impl Consensus {
             if silent.is_empty() {
                 return answers.into_values().collect();
             }
-            for (node, error) in silent.iter().filter(|_| rounds % 25 == 0) {
+            for (node, error) in silent.iter().filter(|_| rounds.is_multiple_of(25)) {
                 tracing::warn!(
                     %node, %error,
                     "this server's disk is empty: it waits until every other metadata server has said whether there is a cluster"

@@ -253,8 +253,9 @@ impl Log {
         if hard == state.hard && done.is_none() {
             return Ok(());
         }
-        state.hard = hard;
+        // Before the change: a new segment opens with the state as it was at the end of the one before.
         state.make_room(&self.shared().dir, HEADER_LEN + 256, self.shared().options.segment_len);
+        state.hard = hard;
         state.trim();
         state.put_state();
         if done.is_some() {
