@@ -1,5 +1,8 @@
 //! Channels and servers over real sockets: what they promise when all goes well, and when nothing does.
 
+// Helpers of a test may panic as the test itself may; patterns of bytes are cut to bytes on purpose.
+#![allow(clippy::unwrap_used, clippy::cast_possible_truncation)]
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;

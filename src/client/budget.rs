@@ -16,9 +16,11 @@ pub(super) fn units(bytes: usize) -> usize {
     bytes.max(BLOCK_LEN_MAX as usize).div_ceil(UNIT).min(Semaphore::MAX_PERMITS)
 }
 
+/// Room for the bytes of a block; given back when dropped. (None only if the budget were closed, which it never is.)
+pub(super) type Permit = Option<OwnedSemaphorePermit>;
+
 /// Waits until `len` bytes (at most a block) fit.
-pub(super) async fn take(budget: &Arc<Semaphore>, len: usize) -> Option<OwnedSemaphorePermit> {
+pub(super) async fn take(budget: &Arc<Semaphore>, len: usize) -> Permit {
     let units = u32::try_from(len.clamp(1, BLOCK_LEN_MAX as usize).div_ceil(UNIT)).unwrap_or(1);
-    // Never closed: the permit is always there. None is a permit for nothing.
     budget.clone().acquire_many_owned(units).await.ok()
 }

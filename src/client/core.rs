@@ -16,6 +16,7 @@ use crate::types::{
     ClusterMap, Cred, Epoch, FsError, OpenSession, Query, QueryReply, RequestId, SessionId, Update,
     UpdateReply, codec,
 };
+use crate::wire::Applied;
 use crate::wire::message::{MetaReply, MetaRequest, UpdateRequest};
 
 use super::data_servers::DataServers;
@@ -27,6 +28,9 @@ use super::session::{Session, Ticket};
 
 /// Pause before an update is sent again that the session had no room for.
 const NO_ROOM_PAUSE: Duration = Duration::from_millis(20);
+
+/// Pause between two rounds for an answer that is waited for without a deadline.
+const UNSETTLED_PAUSE: Duration = Duration::from_millis(500);
 
 /// Shared state of a client.
 pub(super) struct Core {
@@ -190,6 +194,34 @@ impl Core {
         }
         let mut ticket = Ticket::take(session, cred, update, &self.settle).await;
         self.run(&mut ticket, deadline).await
+    }
+
+    /// As [`Core::update_in`], without a deadline: comes back only with an answer, or when the session is gone.
+    ///
+    /// # Errors
+    /// The answer of the namespace, or that it will never be known.
+    pub(super) async fn update_for_sure(
+        &self,
+        session: &Arc<Session>,
+        cred: &Cred,
+        update: Update,
+    ) -> Result<UpdateReply, ClientError> {
+        if session.is_gone() {
+            return Err(ClientError::SessionExpired { session: session.id() });
+        }
+        let mut ticket = Ticket::take(session, cred, update, &self.settle).await;
+        loop {
+            match self.run(&mut ticket, self.deadline()).await {
+                Err(ClientError::Rpc { applied: Applied::Maybe, .. }) if session.is_gone() => {
+                    return Err(ClientError::SessionExpired { session: session.id() });
+                }
+                Err(ClientError::Rpc { applied: Applied::Maybe, last, .. }) => {
+                    tracing::debug!(error = %last, "no answer to an update of a file yet");
+                    runtime::sleep(UNSETTLED_PAUSE).await;
+                }
+                settled => return settled,
+            }
+        }
     }
 
     /// Sends the request of a ticket until its answer is there.

@@ -55,6 +55,14 @@ pub enum ClientError {
         /// The last failure.
         last: String,
     },
+    /// An update of an open file has not been answered yet; later ones wait for it.
+    #[error(
+        "no metadata server has confirmed the write for {after:.1?}: what was written is kept; flush again once `pohmelfs status` shows a leader"
+    )]
+    Unsettled {
+        /// How long was waited.
+        after: Duration,
+    },
     /// No replica of a block could be read.
     #[error(
         "block {block} cannot be read from any of its servers ({}): bring one of them back, or restore the file; `pohmelfs check --deep` lists what else is affected",
@@ -133,7 +141,7 @@ impl ClientError {
         const ENOTCONN: i32 = 107;
         match self {
             Self::Rpc { last, .. } if matches!(**last, RpcError::Refused { .. }) => EIO,
-            Self::Rpc { .. } => ETIMEDOUT,
+            Self::Rpc { .. } | Self::Unsettled { .. } => ETIMEDOUT,
             Self::NotDurable { .. } => ENOSPC,
             Self::Closed | Self::NoServers => ENOTCONN,
             Self::Io(e) => e.raw_os_error().unwrap_or(EIO),

@@ -26,13 +26,19 @@ mod budget;
 mod core;
 mod data_servers;
 mod dir;
+mod dirty;
+mod download;
 mod error;
 mod exchange;
+mod extents;
+mod file;
 mod namespace;
 mod options;
 mod path;
 mod servers;
 mod session;
+mod transfer;
+mod upload;
 mod workers;
 
 use std::fmt;
@@ -51,9 +57,12 @@ use self::servers::MetaServers;
 
 pub use self::dir::{DirStream, RemovedTree};
 pub use self::error::ClientError;
+pub use self::extents::{Located, Place, Replica};
+pub use self::file::{File, OpenOptions};
 pub use self::namespace::ExtentPage;
 pub use self::options::{ClientOptions, Spread};
 pub use self::path::{Resolved, SYMLINKS_MAX, Spot};
+pub use self::transfer::PutOptions;
 
 /// How long the workers may take to end at `close`: longer than the closing of the session may.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);

@@ -118,20 +118,10 @@ impl Session {
         BlockId { session: self.id, index: self.next_block.fetch_add(1, Ordering::Relaxed) }
     }
 
-    /// A handle on `inode` from now on.
-    pub(super) fn open_handle(&self, inode: InodeId) {
+    /// A handle on `inode`, until it is dropped.
+    pub(super) fn hold(self: &Arc<Self>, inode: InodeId) -> Handle {
         *self.handles.lock().entry(inode).or_insert(0) += 1;
-    }
-
-    /// One handle less.
-    pub(super) fn close_handle(&self, inode: InodeId) {
-        let mut handles = self.handles.lock();
-        if let Some(count) = handles.get_mut(&inode) {
-            *count -= 1;
-            if *count == 0 {
-                handles.remove(&inode);
-            }
-        }
+        Handle { session: self.clone(), inode }
     }
 
     /// Whether any handle is held on it.
@@ -168,6 +158,37 @@ impl Session {
         self.slots.add_permits(1);
         if moved {
             self.moved.notify_waiters();
+        }
+    }
+}
+
+/// One open of a file: while it lives, an unlinked inode stays.
+#[derive(Debug)]
+pub(super) struct Handle {
+    session: Arc<Session>,
+    inode: InodeId,
+}
+
+impl Handle {
+    /// The session that holds it.
+    pub(super) const fn session(&self) -> &Arc<Session> {
+        &self.session
+    }
+
+    /// On which inode.
+    pub(super) const fn inode(&self) -> InodeId {
+        self.inode
+    }
+}
+
+impl Drop for Handle {
+    fn drop(&mut self) {
+        let mut handles = self.session.handles.lock();
+        if let Some(count) = handles.get_mut(&self.inode) {
+            *count -= 1;
+            if *count == 0 {
+                handles.remove(&self.inode);
+            }
         }
     }
 }
@@ -351,12 +372,12 @@ mod tests {
 
     #[test]
     fn handles_are_counted() {
-        let session = Session::new(SessionId(7), Duration::from_secs(15));
-        session.open_handle(InodeId(3));
-        session.open_handle(InodeId(3));
-        session.close_handle(InodeId(3));
+        let session = Arc::new(Session::new(SessionId(7), Duration::from_secs(15)));
+        let first = session.hold(InodeId(3));
+        let second = session.hold(InodeId(3));
+        drop(first);
         assert!(session.holds(InodeId(3)));
-        session.close_handle(InodeId(3));
+        drop(second);
         assert!(!session.holds(InodeId(3)));
     }
 }

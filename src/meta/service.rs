@@ -359,10 +359,8 @@ impl Service {
             return Err(RpcError::Refused { reason: "too many handles in one keep-alive".into() });
         }
         let session = keep_alive.session;
-        let (alive, epoch) = self.read(|view| {
-            let alive = namespace::sessions(view)?.iter().any(|s| s.session == session);
-            Ok((alive, self.map_of(view)?.epoch))
-        })?;
+        let (alive, epoch) =
+            self.read(|view| Ok((namespace::session_alive(view, session)?, self.map_of(view)?.epoch)))?;
         if !alive {
             return Ok(MetaReply::SessionGone);
         }

@@ -2,7 +2,12 @@
 //!
 //! Called by `meta`'s leader and workers. Pages are ordered by id; `after` is the last id of the previous page.
 
-use super::{Reply, View, ViewError};
+use std::ops::ControlFlow;
+
+use super::ops::nodes;
+use super::records::{Block, Orphan, Reclaim, Record, Session, StoredReply, Superblock};
+use super::txn::{corrupt, read, scan};
+use super::{Reply, View, ViewError, extents, keys};
 use crate::types::{
     BlockId, BlockRef, ClusterId, ClusterMap, Epoch, InodeId, RequestId, SessionId, Timestamp, Unreferenced,
 };
@@ -75,8 +80,17 @@ pub enum BlockUse {
 /// # Errors
 /// When the view cannot be read.
 pub fn map(view: &dyn View) -> Result<ClusterMap, ViewError> {
-    let _ = view;
-    Ok(ClusterMap::default())
+    let Some(superblock) = read::<Superblock>(view, keys::SUPERBLOCK)? else {
+        return Ok(ClusterMap::default());
+    };
+    Ok(ClusterMap {
+        cluster: superblock.cluster,
+        epoch: superblock.epoch,
+        layout: superblock.layout,
+        meta: nodes::meta_nodes(view)?.into_iter().map(|n| (n.node, n)).collect(),
+        data: nodes::data_nodes(view)?.into_iter().map(|n| (n.node, n)).collect(),
+        groups: nodes::groups(view)?.into_iter().map(|g| (g.group, g)).collect(),
+    })
 }
 
 /// Identity and counters; none before the cluster is founded.
@@ -84,17 +98,53 @@ pub fn map(view: &dyn View) -> Result<ClusterMap, ViewError> {
 /// # Errors
 /// When the view cannot be read.
 pub fn superblock(view: &dyn View) -> Result<Option<SuperblockInfo>, ViewError> {
-    let _ = view;
-    Ok(None)
+    Ok(read::<Superblock>(view, keys::SUPERBLOCK)?.map(|s| SuperblockInfo {
+        cluster: s.cluster,
+        hash_seed: s.hash_seed,
+        epoch: s.epoch,
+        newest: s.newest,
+        next_inode: s.next_inode,
+        next_session: s.next_session,
+        inode_count: s.inode_count,
+        used: s.used,
+    }))
 }
 
-/// All open sessions.
+/// A page of a table: what `make` makes of keys and records, at most `limit`.
+fn page<T: Record, R>(
+    view: &dyn View,
+    range: &keys::Range,
+    limit: usize,
+    make: impl Fn(&[u8], T) -> Option<R>,
+) -> Result<Vec<R>, ViewError> {
+    let mut found = Vec::new();
+    if limit > 0 {
+        scan(view, range, |key, value| {
+            let item = make(key, T::decode(value)?);
+            found.push(item.ok_or_else(|| corrupt(format!("key {key:02x?} has a wrong length")))?);
+            Ok(if found.len() < limit { ControlFlow::Continue(()) } else { ControlFlow::Break(()) })
+        })?;
+    }
+    Ok(found)
+}
+
+/// All open sessions, in order of their ids.
 ///
 /// # Errors
 /// When the view cannot be read.
 pub fn sessions(view: &dyn View) -> Result<Vec<SessionInfo>, ViewError> {
-    let _ = view;
-    Ok(Vec::new())
+    page(view, &keys::all_sessions(), usize::MAX, |key, s: Session| {
+        let session = SessionId(keys::first(key)?);
+        Some(SessionInfo { session, ttl_ms: s.ttl_ms, label: s.label, opened: s.opened })
+    })
+}
+
+/// True if the session is open.
+///
+/// # Errors
+/// The view cannot be read.
+pub fn session_alive(view: &dyn View, session: SessionId) -> Result<bool, ViewError> {
+    Ok(view.get(&keys::session(session))?.is_some())
 }
 
 /// A page of the orphans, in order of their ids.
@@ -102,8 +152,18 @@ pub fn sessions(view: &dyn View) -> Result<Vec<SessionInfo>, ViewError> {
 /// # Errors
 /// When the view cannot be read.
 pub fn orphans(view: &dyn View, after: Option<InodeId>, limit: usize) -> Result<Vec<OrphanInfo>, ViewError> {
-    let _ = (view, after, limit);
-    Ok(Vec::new())
+    let mut range = keys::all_orphans();
+    if let Some(after) = after {
+        range = range.behind(&keys::orphan(after));
+    }
+    page(view, &range, limit, |key, o: Orphan| {
+        let inode = InodeId(keys::first(key)?);
+        Some(OrphanInfo { inode, at: o.at, sessions_below: o.sessions_below, freeing: o.freeing })
+    })
+}
+
+fn block_id(key: &[u8]) -> Option<BlockId> {
+    Some(BlockId { session: SessionId(keys::first(key)?), index: keys::second(key)? })
 }
 
 /// A page of the blocks that wait for their replicas to be deleted.
@@ -115,8 +175,11 @@ pub fn reclaim_queue(
     after: Option<BlockId>,
     limit: usize,
 ) -> Result<Vec<Unreferenced>, ViewError> {
-    let _ = (view, after, limit);
-    Ok(Vec::new())
+    let mut range = keys::all_reclaims();
+    if let Some(after) = after {
+        range = range.behind(&keys::reclaim(after));
+    }
+    page(view, &range, limit, |key, r: Reclaim| Some(Unreferenced { block: block_id(key)?, group: r.group }))
 }
 
 /// What the namespace knows of each of `ids`, in their order.
@@ -124,17 +187,33 @@ pub fn reclaim_queue(
 /// # Errors
 /// When the view cannot be read.
 pub fn block_refs(view: &dyn View, ids: &[BlockId]) -> Result<Vec<BlockUse>, ViewError> {
-    let _ = view;
-    Ok(ids.iter().map(|_| BlockUse::Unknown { session_alive: true }).collect())
+    ids.iter().map(|id| block_use(view, *id)).collect()
 }
 
-/// A page of the blocks that extents refer to.
+fn block_use(view: &dyn View, id: BlockId) -> Result<BlockUse, ViewError> {
+    if let Some(block) = read::<Block>(view, &keys::block(id))? {
+        return Ok(BlockUse::Referenced(block.block_ref(id)));
+    }
+    if view.get(&keys::reclaim(id))?.is_some() {
+        return Ok(BlockUse::Queued);
+    }
+    let session_alive = session_alive(view, id.session)?;
+    if session_alive && extents::was_reclaimed(view, id)? {
+        return Ok(BlockUse::Reclaimed);
+    }
+    Ok(BlockUse::Unknown { session_alive })
+}
+
+/// A page of the blocks that extents refer to, in order of their ids.
 ///
 /// # Errors
 /// When the view cannot be read.
 pub fn blocks(view: &dyn View, after: Option<BlockId>, limit: usize) -> Result<Vec<BlockRef>, ViewError> {
-    let _ = (view, after, limit);
-    Ok(Vec::new())
+    let mut range = keys::all_blocks();
+    if let Some(after) = after {
+        range = range.behind(&keys::block(after));
+    }
+    page(view, &range, limit, |key, b: Block| Some(b.block_ref(block_id(key)?)))
 }
 
 /// The remembered reply to a request, if it has one.
@@ -146,6 +225,40 @@ pub fn remembered(
     session: SessionId,
     request: RequestId,
 ) -> Result<Option<Reply>, ViewError> {
-    let _ = (view, session, request);
-    Ok(None)
+    Ok(read::<StoredReply>(view, &keys::reply(session, request))?.map(|stored| stored.reply))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::ops::fixture::Bench;
+    use super::*;
+    use crate::types::{Checksum, Extent, ExtentSource, GroupId, Publish, Update};
+
+    #[test]
+    fn blocks_come_in_pages() {
+        let mut bench = Bench::new();
+        bench.with_groups();
+        let inode = bench.make_file("a");
+        let block = |index: u64| BlockRef {
+            id: BlockId { session: bench.session, index },
+            group: GroupId(1),
+            len: 10,
+            checksum: Checksum(1),
+        };
+        let all: Vec<BlockRef> = (0..5).map(block).collect();
+        let extents = all
+            .iter()
+            .map(|b| Extent {
+                offset: b.id.index * 10,
+                len: 10,
+                source: ExtentSource::Block { block: *b, block_offset: 0 },
+            })
+            .collect();
+        let publish = Publish { inode, extents, grow_to: None, append: false, mtime: None };
+        assert!(bench.update(Update::Publish(publish)).is_ok());
+        assert_eq!(blocks(&bench.view, None, 3).unwrap(), all[..3]);
+        assert_eq!(blocks(&bench.view, Some(all[2].id), 3).unwrap(), all[3..]);
+        assert!(blocks(&bench.view, Some(all[4].id), 3).unwrap().is_empty());
+        assert!(blocks(&bench.view, None, 0).unwrap().is_empty());
+    }
 }

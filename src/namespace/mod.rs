@@ -3,11 +3,18 @@
 //! `meta` feeds it commands and queries. Holds: no clock, randomness, socket, disk, task or thread in here; the same
 //! commands in the same order leave the same bytes on every voter. Not here: who leads, what is durable, who waits.
 
+mod access;
 mod apply;
 mod check;
 mod command;
+mod dentry;
+mod extents;
 mod inspect;
+mod keys;
+mod memory;
+mod ops;
 mod query;
+mod records;
 mod txn;
 mod view;
 
@@ -16,8 +23,9 @@ pub use check::check;
 pub use command::{Command, Op, Reply};
 pub use inspect::{
     BlockUse, OrphanInfo, SessionInfo, SuperblockInfo, block_refs, blocks, map, orphans, reclaim_queue,
-    remembered, sessions, superblock,
+    remembered, session_alive, sessions, superblock,
 };
+pub use memory::MemoryView;
 pub use query::query;
 pub use txn::Txn;
 pub use view::{Change, ChangeSet, View, ViewError};

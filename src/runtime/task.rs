@@ -24,6 +24,9 @@ use tokio_util::task::TaskTracker;
 /// kills.
 pub const STOP_TIMEOUT: Duration = Duration::from_secs(8);
 
+/// How long aborted tasks may take to come to an await.
+const ABORT_TIMEOUT: Duration = Duration::from_secs(1);
+
 /// Tells a task that its group is stopping. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct StopSignal(CancellationToken);
@@ -131,6 +134,10 @@ impl Tasks {
                 abort.abort();
             }
         }
+        // An aborted task is over at its next await; one that computes without end keeps nobody.
+        if super::timeout(ABORT_TIMEOUT, self.group.tracker.wait()).await.is_err() {
+            tracing::error!(left = self.running_count(), "tasks run on after their abort");
+        }
     }
 }
 
@@ -226,4 +233,74 @@ fn log_panic(name: &'static str, panic: &(dyn std::any::Any + Send)) {
         .or_else(|| panic.downcast_ref::<String>().map(String::as_str))
         .unwrap_or("(no message)");
     tracing::error!(task = name, panic = text, "task panicked");
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicBool, AtomicUsize};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_stop_reaches_all_and_waits_for_their_end() {
+        let tasks = Tasks::new();
+        let ended = Arc::new(AtomicUsize::new(0));
+        for _ in 0..10 {
+            let (stopping, ended) = (tasks.stopping(), ended.clone());
+            tasks.spawn("good", async move {
+                stopping.stopped().await;
+                yield_now().await;
+                ended.fetch_add(1, Ordering::SeqCst);
+            });
+        }
+        tasks.spawn("bad", async { panic!("ends itself only") });
+        tasks.stop().await;
+        assert_eq!(ended.load(Ordering::SeqCst), 10);
+        assert_eq!(tasks.running_count(), 0);
+    }
+
+    struct SetOnDrop(Arc<AtomicBool>);
+
+    impl Drop for SetOnDrop {
+        fn drop(&mut self) {
+            self.0.store(true, Ordering::SeqCst);
+        }
+    }
+
+    #[tokio::test]
+    async fn what_does_not_end_is_aborted_and_nothing_starts_after_the_stop() {
+        let tasks = Tasks::new();
+        let dropped = Arc::new(AtomicBool::new(false));
+        let held = SetOnDrop(dropped.clone());
+        tasks.spawn("stuck", async move {
+            let _held = held;
+            std::future::pending::<()>().await;
+        });
+        tasks.stop_within(Duration::from_millis(1)).await;
+        assert!(dropped.load(Ordering::SeqCst));
+        let late = SetOnDrop(Arc::new(AtomicBool::new(false)));
+        let late_dropped = late.0.clone();
+        tasks.spawn("late", async move {
+            let _late = late;
+            std::future::pending::<()>().await;
+        });
+        assert!(late_dropped.load(Ordering::SeqCst));
+        assert_eq!(tasks.running_count(), 0);
+    }
+
+    #[tokio::test]
+    async fn a_single_task_ends_with_its_owner_unless_detached() {
+        let (done, gone) = tokio::sync::oneshot::channel::<()>();
+        drop(spawn("owned", async move {
+            let _done = done;
+            std::future::pending::<()>().await;
+        }));
+        assert!(gone.await.is_err());
+        let (done, came) = tokio::sync::oneshot::channel();
+        spawn("detached", async move { done.send(7) }).detach();
+        assert_eq!(came.await, Ok(7));
+        assert_eq!(spawn("value", async { 8 }).await, Some(8));
+        assert_eq!(spawn("panics", async { panic!("as asked") }).await, None::<()>);
+        assert_eq!(blocking("disk", || 9).await, 9);
+    }
 }

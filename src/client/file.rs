@@ -1,0 +1,600 @@
+//! An open file: reads that see its own writes at once, writes that are collected into blocks.
+//!
+//! [`Client::open`] makes one. A write goes through three places, newest first when reading:
+//!
+//! ```text
+//!   write_at ──> dirty (up to one block) ──> pending (uploading, then durable) ──> published (in the namespace)
+//!                                   a full block, or flush              flush, close, truncate
+//! ```
+//!
+//! Holds: nothing is published before all of it is durable; after a failed flush nothing of the file has changed and the
+//! bytes are kept for the next one; publishes carry writes in the order they were made.
+//! Not here: caching for several readers and leases (the mount builds on top).
+
+use std::collections::VecDeque;
+use std::path::Path;
+use std::sync::Arc;
+
+use bytes::{Bytes, BytesMut};
+use tokio::sync::Mutex;
+
+use crate::runtime::{self, Task};
+use crate::types::{
+    Access, Attr, BlockRef, Extent, ExtentSource, FileKind, FsError, INLINE_LEN_MAX, InodeId, Publish,
+    SetAttr, SetAttrs, Update, UpdateReply,
+};
+
+use super::budget::{self, Permit};
+use super::core::Core;
+use super::dirty::Dirty;
+use super::error::At;
+use super::extents::{Piece, Source};
+use super::session::{Handle, Session};
+use super::{Client, ClientError};
+
+/// Most extents of one publish: some tens of KiB in the log.
+pub(super) const PUBLISH_EXTENTS_MAX: usize = 1000;
+/// Largest size of a file.
+const SIZE_MAX: u64 = i64::MAX as u64;
+
+/// How a file is opened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct OpenOptions {
+    /// For reading.
+    pub read: bool,
+    /// For writing.
+    pub write: bool,
+    /// Make it if it is missing.
+    pub create: bool,
+    /// Make it; an existing one is an error.
+    pub create_new: bool,
+    /// Cut it to nothing.
+    pub truncate: bool,
+    /// Permission bits of a new file.
+    pub mode: u32,
+}
+
+impl OpenOptions {
+    /// For reading an existing file.
+    #[must_use]
+    pub const fn reading() -> Self {
+        Self { read: true, write: false, create: false, create_new: false, truncate: false, mode: 0o644 }
+    }
+
+    /// For reading and writing, made if missing.
+    #[must_use]
+    pub const fn writing() -> Self {
+        Self { write: true, create: true, ..Self::reading() }
+    }
+}
+
+/// Bytes on their way, or durable and not published yet.
+#[derive(Debug)]
+struct Pending {
+    parts: Vec<(u64, u32, u32)>,
+    state: PendingState,
+}
+
+#[derive(Debug)]
+enum PendingState {
+    /// Small: travels inside the publish.
+    Inline(Bytes),
+    Uploading(Bytes, Task<Result<BlockRef, ClientError>>),
+    Failed(Bytes),
+    Durable(BlockRef),
+}
+
+/// An update of this file that is on its way. The next one waits for its answer: sent later and applied earlier, it would be
+/// overwritten by the older one.
+#[derive(Debug)]
+struct Outstanding {
+    /// How many of the oldest pending parts it publishes.
+    pending_count: usize,
+    task: Task<Result<Attr, ClientError>>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    dirty: Dirty,
+    /// Oldest first.
+    pending: VecDeque<Pending>,
+    outstanding: Option<Outstanding>,
+}
+
+struct Inner {
+    client: Client,
+    handle: Handle,
+    options: OpenOptions,
+    block_len: usize,
+    state: Mutex<State>,
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        let state = self.state.get_mut();
+        if state.dirty.len() > 0 || !state.pending.is_empty() {
+            tracing::warn!(
+                inode = self.handle.inode().0,
+                "file dropped without flush: what was not flushed is lost"
+            );
+        }
+    }
+}
+
+/// An open file. Clones share it. Close it with [`File::close`]; dropping the last clone loses what was not flushed.
+#[derive(Clone)]
+pub struct File(Arc<Inner>);
+
+impl std::fmt::Debug for File {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("File").field("inode", &self.inode()).field("options", &self.0.options).finish()
+    }
+}
+
+impl Client {
+    /// Opens the file at `path`, symlinks followed.
+    ///
+    /// # Errors
+    /// As `open(2)`.
+    pub async fn open(&self, path: impl AsRef<Path>, options: OpenOptions) -> Result<File, ClientError> {
+        let path = path.as_ref();
+        if !options.create && !options.create_new {
+            let attr = self.stat(path).await?;
+            return self.open_inode(attr.inode, options).await.at(path);
+        }
+        if !options.create_new {
+            match self.stat(path).await {
+                Ok(attr) => return self.open_inode(attr.inode, options).await.at(path),
+                Err(e) if e.is_not_found() => {}
+                Err(e) => return Err(e),
+            }
+        }
+        let spot = self.spot(path).await?;
+        if spot.must_be_dir {
+            return Err(ClientError::from(FsError::IsDir).at(path));
+        }
+        let (attr, created) =
+            self.create_at(spot.parent, spot.name, options.mode, options.create_new).await.at(path)?;
+        if created {
+            self.handle(&attr, options).await
+        } else {
+            self.open_inode(attr.inode, options).await.at(path)
+        }
+    }
+
+    /// Opens a regular file by inode, with the permissions that `options` need.
+    ///
+    /// # Errors
+    /// As `open(2)`; `create` and `create_new` mean nothing here.
+    pub async fn open_inode(&self, inode: InodeId, options: OpenOptions) -> Result<File, ClientError> {
+        let access = match (options.read, options.write) {
+            (true, true) => Access::READ.and(Access::WRITE),
+            (false, true) => Access::WRITE,
+            _ => Access::READ,
+        };
+        let mut attr = self.access(inode, access).await?;
+        match attr.kind {
+            FileKind::File => {}
+            FileKind::Dir => return Err(FsError::IsDir.into()),
+            FileKind::Symlink => return Err(FsError::Loop.into()),
+            _ => return Err(FsError::Invalid.into()),
+        }
+        if options.truncate && options.write && attr.size > 0 {
+            let set = SetAttr { size: Some(0), ..SetAttr::default() };
+            attr = self.setattr_at(inode, set, true).await?;
+        }
+        self.handle(&attr, options).await
+    }
+
+    async fn handle(&self, attr: &Attr, options: OpenOptions) -> Result<File, ClientError> {
+        let session = self.core.session(self.core.deadline()).await?;
+        let block_len = usize::try_from(self.map().layout.block_len).unwrap_or(1 << 20).max(INLINE_LEN_MAX);
+        Ok(File(Arc::new(Inner {
+            client: self.clone(),
+            handle: session.hold(attr.inode),
+            options,
+            block_len,
+            state: Mutex::new(State::default()),
+        })))
+    }
+}
+
+impl File {
+    /// Its inode.
+    #[must_use]
+    pub fn inode(&self) -> InodeId {
+        self.0.handle.inode()
+    }
+
+    fn session(&self) -> &Arc<Session> {
+        self.0.handle.session()
+    }
+
+    fn core(&self) -> &Arc<Core> {
+        &self.0.client.core
+    }
+
+    /// Attributes, the size with what this handle has written and not flushed.
+    ///
+    /// # Errors
+    /// As [`Client::getattr`].
+    pub async fn attr(&self) -> Result<Attr, ClientError> {
+        let own_end = self.0.state.lock().await.end();
+        let mut attr = self.0.client.getattr(self.inode()).await?;
+        attr.size = attr.size.max(own_end);
+        Ok(attr)
+    }
+
+    /// Reads `len` bytes from `offset` on, fewer at the end of the file, none behind it. All of them are held in memory.
+    ///
+    /// # Errors
+    /// EBADF as [`FsError::Invalid`] when not opened for reading; [`ClientError::BlockLost`] and the errors of a query.
+    pub async fn read_at(&self, offset: u64, len: usize) -> Result<Bytes, ClientError> {
+        if !self.0.options.read {
+            return Err(FsError::Invalid.into());
+        }
+        let len = (len as u64).min(SIZE_MAX.saturating_sub(offset));
+        // What this handle wrote is taken first: should a flush publish it meanwhile, it is seen twice and not never.
+        let (own_end, layers) = self.0.state.lock().await.layers(offset, offset + len);
+        let cred = self.0.client.cred();
+        let (attr, published) = self.core().read_range(cred, self.inode(), offset, len).await?;
+        if layers.is_empty() && own_end <= attr.size {
+            return Ok(published);
+        }
+        let end = attr.size.max(own_end).min(offset + len).max(offset);
+        let mut out = BytesMut::from(&published[..]);
+        out.resize(usize::try_from(end - offset).unwrap_or(usize::MAX), 0);
+        let deadline = self.core().deadline();
+        for piece in layers {
+            let at = usize::try_from(piece.offset - offset).unwrap_or(usize::MAX);
+            let bytes = match piece.source {
+                Source::Here(bytes) => bytes,
+                // Durable and not published: the file does not name it, so nothing can have changed it.
+                Source::Block(block, block_offset) => {
+                    let want = u32::try_from(piece.len).unwrap_or(u32::MAX);
+                    let read = self.core().read_block(&block, block_offset, want, deadline).await;
+                    read.map_err(|u| ClientError::BlockLost { block: block.id, tried: u.tried })?
+                }
+                Source::Zeros => continue,
+            };
+            out[at..at + bytes.len()].copy_from_slice(&bytes);
+        }
+        Ok(out.freeze())
+    }
+
+    fn writable(&self) -> Result<(), ClientError> {
+        if !self.0.options.write {
+            return Err(FsError::Invalid.into());
+        }
+        if self.session().is_gone() {
+            return Err(ClientError::SessionExpired { session: self.session().id() });
+        }
+        Ok(())
+    }
+
+    /// Writes `data` at `offset`. Others see it after a flush. Waits while too many blocks are on their way.
+    ///
+    /// # Errors
+    /// That an earlier block of this file could not be made durable (its bytes are kept for the next flush).
+    pub async fn write_at(&self, offset: u64, data: Bytes) -> Result<(), ClientError> {
+        self.writable()?;
+        if offset.checked_add(data.len() as u64).is_none_or(|end| end > SIZE_MAX) {
+            return Err(FsError::TooBig.into());
+        }
+        let mut state = self.0.state.lock().await;
+        // In parts, so that no more than a block is dirty however much is written at once.
+        let (mut at, mut rest) = (offset, data);
+        while !rest.is_empty() {
+            let room = self.0.block_len.saturating_sub(state.dirty.len()).max(1);
+            let part = rest.split_to(room.min(rest.len()));
+            state.dirty.write(at, &part);
+            at += part.len() as u64;
+            while state.dirty.len() >= self.0.block_len {
+                self.start_upload(&mut state).await;
+                self.make_room(&mut state).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Sends a block's worth of what is dirty on its way; it is pending from now on.
+    async fn start_upload(&self, state: &mut State) {
+        // The permit first: the caller may be dropped at the await, and the bytes must not be dropped with it.
+        let permit = budget::take(&self.core().budget, self.0.block_len).await;
+        if let Some(block) = state.dirty.take_block(self.0.block_len, true) {
+            let task = self.upload_task(block.bytes.clone(), permit);
+            let uploading = PendingState::Uploading(block.bytes, task);
+            state.pending.push_back(Pending { parts: block.parts, state: uploading });
+        }
+    }
+
+    fn upload_task(&self, bytes: Bytes, permit: Permit) -> Task<Result<BlockRef, ClientError>> {
+        let core = self.core().clone();
+        let session = self.session().clone();
+        runtime::spawn("client-upload", async move {
+            let _permit = permit;
+            core.upload(&session, bytes, core.deadline()).await
+        })
+    }
+
+    /// Waits for the oldest uploads while more than the allowed number are on their way.
+    async fn make_room(&self, state: &mut State) -> Result<(), ClientError> {
+        let max = self.core().options.blocks_in_flight.max(1);
+        loop {
+            let uploading = |p: &Pending| matches!(p.state, PendingState::Uploading(..));
+            if state.pending.iter().filter(|p| uploading(p)).count() < max {
+                return Ok(());
+            }
+            let Some(oldest) = state.pending.iter_mut().find(|p| uploading(p)) else { return Ok(()) };
+            oldest.finish().await?;
+        }
+    }
+
+    /// Makes all that was written durable and publishes it: others see it, and no failure loses it.
+    ///
+    /// # Errors
+    /// When blocks cannot be made durable (nothing of the file has changed), or the publish has no known
+    /// outcome. The bytes are kept, and the next flush tries again.
+    pub async fn flush(&self) -> Result<(), ClientError> {
+        let mut state = self.0.state.lock().await;
+        self.flush_locked(&mut state).await
+    }
+
+    async fn flush_locked(&self, state: &mut State) -> Result<(), ClientError> {
+        if let Err(e) = self.settle(state).await {
+            match e {
+                // Its answer is still to come.
+                ClientError::Unsettled { .. } => return Err(e),
+                // Reported to whoever flushed then; its bytes are published again below.
+                earlier => tracing::debug!(inode = self.inode().0, error = %earlier, "publish is repeated"),
+            }
+        }
+        if state.dirty.len() == 0 && state.pending.is_empty() {
+            return Ok(());
+        }
+        self.writable()?;
+        // Small writes ride in the publish itself; the rest becomes blocks.
+        if state.dirty.len() <= INLINE_LEN_MAX {
+            if let Some(small) = state.dirty.take_block(INLINE_LEN_MAX, true) {
+                let inline = PendingState::Inline(small.bytes);
+                state.pending.push_back(Pending { parts: small.parts, state: inline });
+            }
+        }
+        while state.dirty.len() > 0 {
+            self.start_upload(state).await;
+            self.make_room(state).await?;
+        }
+        self.finish_uploads(state).await?;
+        // From the front, so that what is published is forgotten and what is not stays in order.
+        while !state.pending.is_empty() {
+            let (extents, pending_count) = state.next_publish();
+            self.publish(state, extents, false, pending_count).await?;
+        }
+        Ok(())
+    }
+
+    /// Waits for all uploads, those included that have failed before and are tried again.
+    async fn finish_uploads(&self, state: &mut State) -> Result<(), ClientError> {
+        let mut first_error = None;
+        for index in 0..state.pending.len() {
+            if let PendingState::Failed(bytes) = &state.pending[index].state {
+                let bytes = bytes.clone();
+                let permit = budget::take(&self.core().budget, bytes.len()).await;
+                let task = self.upload_task(bytes.clone(), permit);
+                state.pending[index].state = PendingState::Uploading(bytes, task);
+            }
+            if let Err(e) = state.pending[index].finish().await {
+                first_error = first_error.or(Some(e));
+            }
+        }
+        first_error.map_or(Ok(()), Err)
+    }
+
+    async fn publish(
+        &self,
+        state: &mut State,
+        extents: Vec<Extent>,
+        append: bool,
+        pending_count: usize,
+    ) -> Result<Attr, ClientError> {
+        let publish = Publish { inode: self.inode(), extents, grow_to: None, append, mtime: None };
+        self.update(state, Update::Publish(publish), pending_count).await
+    }
+
+    /// Sends an update of this file that no later one may overtake.
+    async fn update(
+        &self,
+        state: &mut State,
+        update: Update,
+        pending_count: usize,
+    ) -> Result<Attr, ClientError> {
+        let core = self.core().clone();
+        // In the session that owns the blocks: once it is gone, so are they.
+        let session = self.session().clone();
+        let cred = self.0.client.cred().clone();
+        let task = runtime::spawn("client-publish", async move {
+            match core.update_for_sure(&session, &cred, update).await? {
+                UpdateReply::Attr(attr) => Ok(attr),
+                other => Err(ClientError::Protocol(format!("{other:?} to an update of a file"))),
+            }
+        });
+        state.outstanding = Some(Outstanding { pending_count, task });
+        match self.settle(state).await? {
+            Some(attr) => Ok(attr),
+            None => Err(ClientError::Closed),
+        }
+    }
+
+    /// Waits for the answer to the update that is on its way, if any.
+    async fn settle(&self, state: &mut State) -> Result<Option<Attr>, ClientError> {
+        let Some(outstanding) = &mut state.outstanding else { return Ok(None) };
+        let began = runtime::now();
+        let answer = runtime::timeout_at(self.core().deadline(), &mut outstanding.task).await;
+        let Ok(answer) = answer else {
+            return Err(ClientError::Unsettled { after: began.elapsed() });
+        };
+        let pending_count = outstanding.pending_count;
+        state.outstanding = None;
+        // None: its runtime is being taken down.
+        let attr = answer.unwrap_or(Err(ClientError::Closed))?;
+        state.pending.drain(..pending_count);
+        Ok(Some(attr))
+    }
+
+    /// Writes `data` behind the end of the file, wherever that is when the write takes effect: of two appenders neither
+    /// overwrites the other. Durable and visible on return; answers where it stands.
+    ///
+    /// # Errors
+    /// As [`File::flush`].
+    pub async fn append(&self, data: Bytes) -> Result<u64, ClientError> {
+        self.writable()?;
+        let mut state = self.0.state.lock().await;
+        self.flush_locked(&mut state).await?;
+        let len = data.len() as u64;
+        if data.is_empty() {
+            return Ok(self.0.client.getattr(self.inode()).await?.size);
+        }
+        let mut extents = Vec::new();
+        if data.len() <= INLINE_LEN_MAX {
+            extents.push(Extent { offset: 0, len, source: ExtentSource::Inline(data) });
+        } else {
+            let mut rest = data;
+            let mut offset = 0;
+            let mut running: VecDeque<Task<_>> = VecDeque::new();
+            while !rest.is_empty() || !running.is_empty() {
+                if !rest.is_empty() && running.len() < self.core().options.blocks_in_flight.max(1) {
+                    let part = rest.split_to(rest.len().min(self.0.block_len));
+                    let permit = budget::take(&self.core().budget, part.len()).await;
+                    running.push_back(self.upload_task(part, permit));
+                } else if let Some(task) = running.pop_front() {
+                    let block = task.await.unwrap_or(Err(ClientError::Closed))?;
+                    let len = u64::from(block.len);
+                    extents.push(Extent {
+                        offset,
+                        len,
+                        source: ExtentSource::Block { block, block_offset: 0 },
+                    });
+                    offset += len;
+                }
+            }
+        }
+        let attr = self.publish(&mut state, extents, true, 0).await?;
+        Ok(attr.size.saturating_sub(len))
+    }
+
+    /// As [`File::flush`]: what is published is on disk already.
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn sync(&self) -> Result<(), ClientError> {
+        self.flush().await
+    }
+
+    /// Flushes, then sets the size.
+    ///
+    /// # Errors
+    /// As [`File::flush`] and `ftruncate(2)`.
+    pub async fn truncate(&self, size: u64) -> Result<Attr, ClientError> {
+        self.writable()?;
+        let mut state = self.0.state.lock().await;
+        self.flush_locked(&mut state).await?;
+        let set = SetAttr { size: Some(size), ..SetAttr::default() };
+        let set_attrs = SetAttrs { inode: self.inode(), set, by_handle: true };
+        self.update(&mut state, Update::SetAttrs(set_attrs), 0).await
+    }
+
+    /// Flushes and gives the handle back. Other clones of it stay usable.
+    ///
+    /// # Errors
+    /// As [`File::flush`]; what could not be flushed is lost with the last clone.
+    pub async fn close(self) -> Result<(), ClientError> {
+        self.flush().await
+    }
+}
+
+impl State {
+    /// The end of all that was written and not published; and its parts within `from..to`, oldest first.
+    fn layers(&self, from: u64, to: u64) -> (u64, Vec<Piece>) {
+        let mut pieces = Vec::new();
+        for pending in &self.pending {
+            for &(offset, block_offset, len) in &pending.parts {
+                let (first, last) = (offset.max(from), (offset + u64::from(len)).min(to));
+                if first >= last {
+                    continue;
+                }
+                let skip = u32::try_from(first - offset).unwrap_or(u32::MAX);
+                let part_len = u32::try_from(last - first).unwrap_or(u32::MAX);
+                let at = block_offset + skip;
+                let source = match &pending.state {
+                    PendingState::Inline(bytes)
+                    | PendingState::Uploading(bytes, _)
+                    | PendingState::Failed(bytes) => {
+                        Source::Here(bytes.slice(at as usize..(at + part_len) as usize))
+                    }
+                    PendingState::Durable(block) => Source::Block(*block, at),
+                };
+                pieces.push(Piece { offset: first, len: last - first, source });
+            }
+        }
+        for (first, bytes) in self.dirty.pieces(from, to) {
+            pieces.push(Piece { offset: first, len: bytes.len() as u64, source: Source::Here(bytes) });
+        }
+        (self.end(), pieces)
+    }
+
+    /// Extents for one publish, and how many of the oldest pending parts they are.
+    fn next_publish(&self) -> (Vec<Extent>, usize) {
+        let mut extents = Vec::new();
+        let mut count = 0;
+        for pending in &self.pending {
+            let more = pending.extents();
+            if count > 0 && extents.len() + more.len() > PUBLISH_EXTENTS_MAX {
+                break;
+            }
+            extents.extend(more);
+            count += 1;
+        }
+        (extents, count)
+    }
+
+    fn end(&self) -> u64 {
+        let ends =
+            self.pending.iter().flat_map(|p| &p.parts).map(|&(offset, _, len)| offset + u64::from(len));
+        ends.max().unwrap_or(0).max(self.dirty.end())
+    }
+}
+
+impl Pending {
+    /// Waits until it is durable or has failed.
+    async fn finish(&mut self) -> Result<(), ClientError> {
+        let PendingState::Uploading(bytes, task) = &mut self.state else { return Ok(()) };
+        // None: its runtime is being taken down.
+        let result = task.await.unwrap_or(Err(ClientError::Closed));
+        let bytes = std::mem::take(bytes);
+        match result {
+            Ok(block) => {
+                self.state = PendingState::Durable(block);
+                Ok(())
+            }
+            Err(e) => {
+                self.state = PendingState::Failed(bytes);
+                Err(e)
+            }
+        }
+    }
+
+    fn extents(&self) -> Vec<Extent> {
+        let source = |from: u32, len: u32| match &self.state {
+            PendingState::Durable(block) => Some(ExtentSource::Block { block: *block, block_offset: from }),
+            PendingState::Inline(bytes) => {
+                Some(ExtentSource::Inline(bytes.slice(from as usize..(from + len) as usize)))
+            }
+            // Not durable, so not to be published: `finish_uploads` comes first.
+            PendingState::Uploading(..) | PendingState::Failed(_) => None,
+        };
+        let extent = |&(offset, from, len): &(u64, u32, u32)| {
+            Some(Extent { offset, len: u64::from(len), source: source(from, len)? })
+        };
+        self.parts.iter().filter_map(extent).collect()
+    }
+}

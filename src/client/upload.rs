@@ -1,0 +1,187 @@
+//! Making one block durable: a group is chosen, all its members get the block, stragglers are left behind.
+//!
+//! `file` and `transfer` call [`Core::upload`]. Holds: a reference comes back only for a block that at least `durable_min` members of
+//! its group have confirmed as durable; every attempt uses a block id never used before, so what an abandoned
+//! attempt left behind is garbage that nobody will ever read. Not here: publishing the reference.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::StreamExt;
+use futures::stream::FuturesUnordered;
+
+use crate::placement::choose;
+use crate::runtime::{self, Instant};
+use crate::types::{BlockId, BlockRef, Checksum, GroupId, NodeId};
+use crate::wire::RpcError;
+use crate::wire::message::{DataReply, DataRequest};
+
+use super::core::Core;
+use super::data_servers::{DataServer, Work};
+use super::error::ClientError;
+use super::session::Session;
+
+/// Least time a straggler gets once the write rule is met.
+const STRAGGLER_MIN: Duration = Duration::from_millis(250);
+/// Time for the write rule to be met before another group is tried; more where writes usually take long.
+const GROUP_TIMEOUT: Duration = Duration::from_secs(2);
+/// Pause when no group can be chosen.
+const NO_GROUP_PAUSE: Duration = Duration::from_millis(100);
+
+/// Where an attempt goes.
+struct Target {
+    group: GroupId,
+    servers: Vec<Arc<DataServer>>,
+}
+
+/// How an attempt ended.
+struct Attempt {
+    durable_count: usize,
+    last_error: Option<String>,
+}
+
+/// How long to wait for the members that are still silent, given whether the write rule is met and the slowest usual
+/// time of the members.
+fn patience(rule_met: bool, usual: Option<Duration>) -> Duration {
+    let adaptive = usual.unwrap_or_default() * 4;
+    if rule_met { adaptive.max(STRAGGLER_MIN) } else { adaptive.max(GROUP_TIMEOUT) }
+}
+
+impl Core {
+    /// Makes `bytes` (1 to the length of a block) durable as a new block.
+    ///
+    /// # Errors
+    /// [`ClientError::NotDurable`] when no group took it before `deadline`; that the session is gone.
+    pub(super) async fn upload(
+        &self,
+        session: &Session,
+        bytes: Bytes,
+        deadline: Instant,
+    ) -> Result<BlockRef, ClientError> {
+        let began = runtime::now();
+        let len = u32::try_from(bytes.len()).map_err(|_| ClientError::Protocol("block too long".into()))?;
+        let checksum = Checksum::of(&bytes);
+        let mut last = String::from("no group may take blocks");
+        loop {
+            if session.is_gone() {
+                return Err(ClientError::SessionExpired { session: session.id() });
+            }
+            if let Some(target) = self.target(u64::from(len)) {
+                let id = session.next_block();
+                let durable_min = usize::from(self.map().layout.durable_min.max(1));
+                let attempt = store(&target, id, checksum, &bytes, durable_min, deadline).await;
+                if attempt.durable_count >= durable_min {
+                    return Ok(BlockRef { id, group: target.group, len, checksum });
+                }
+                last = attempt.last_error.unwrap_or(last);
+                tracing::debug!(block = %id, group = target.group.0, reason = %last, "block goes to another group");
+            } else if runtime::now() < deadline {
+                // The map may know of servers that are back.
+                if let Err(error) = self.refresh_map(deadline).await {
+                    last = error.to_string();
+                }
+                runtime::sleep(NO_GROUP_PAUSE).await;
+            }
+            if runtime::now() >= deadline {
+                return Err(ClientError::NotDurable { after: began.elapsed(), last });
+            }
+        }
+    }
+
+    /// A group, and those of its members worth asking. Servers that just failed are avoided while there is a choice.
+    fn target(&self, len: u64) -> Option<Target> {
+        let map = self.map();
+        let avoided = self.data.avoided();
+        let seed = runtime::random_u64();
+        let (choice, avoid): (_, &[NodeId]) = match choose(&map, len, seed, &avoided) {
+            Some(choice) => (choice, &avoided),
+            None => (choose(&map, len, seed, &[])?, &[]),
+        };
+        let usable = map
+            .members(choice.group.group)
+            .filter(|n| n.state.takes_blocks() && n.capacity.free >= len && !avoid.contains(&n.node));
+        let servers = usable.map(|n| self.data.get(&map, n)).collect();
+        Some(Target { group: choice.group.group, servers })
+    }
+}
+
+/// Sends the block to all servers of the target; returns when all answered, or the stragglers had their time.
+async fn store(
+    target: &Target,
+    id: BlockId,
+    checksum: Checksum,
+    bytes: &Bytes,
+    durable_min: usize,
+    deadline: Instant,
+) -> Attempt {
+    let began = runtime::now();
+    let request = DataRequest::Put { id, checksum };
+    let usual = target.servers.iter().filter_map(|s| s.usual(Work::Put)).max();
+    let put = |server: Arc<DataServer>| {
+        let (request, bytes) = (&request, bytes.clone());
+        async move {
+            let result = server.call(request, bytes, deadline.saturating_duration_since(began)).await;
+            (server, result)
+        }
+    };
+    let mut running: FuturesUnordered<_> = target.servers.iter().cloned().map(put).collect();
+    let mut silent: Vec<Arc<DataServer>> = target.servers.clone();
+    let mut attempt = Attempt { durable_count: 0, last_error: None };
+    let mut limit = deadline.min(began + patience(false, usual));
+    loop {
+        let next = tokio::select! {
+            next = running.next() => next,
+            () = runtime::sleep_until(limit) => {
+                // What is dropped with `running` are requests to servers that had their time.
+                for server in &silent {
+                    tracing::warn!(block = %id, replica = server.node.0, step = "put", reason = "silent", "replica left behind");
+                    attempt.last_error = Some(format!("node {} at {} is silent", server.node, server.address));
+                    server.avoid();
+                }
+                return attempt;
+            }
+        };
+        let Some((server, result)) = next else { return attempt };
+        silent.retain(|s| s.node != server.node);
+        match result {
+            Ok((DataReply::Stored, _)) => {
+                server.took(Work::Put, began.elapsed());
+                attempt.durable_count += 1;
+                if attempt.durable_count == durable_min {
+                    limit = deadline.min(runtime::now() + patience(true, usual));
+                }
+            }
+            Ok((other, _)) => {
+                attempt.last_error = Some(format!("node {} answered {other:?} to a put", server.node));
+                server.avoid();
+            }
+            Err(error) => {
+                tracing::warn!(block = %id, replica = server.node.0, step = "put", reason = %error, "replica refused");
+                attempt.last_error = Some(error.to_string());
+                if !matches!(error, RpcError::Busy { .. }) {
+                    server.avoid();
+                }
+                if attempt.durable_count + silent.len() < durable_min {
+                    // Cannot be met any more: do not wait for the rest.
+                    return attempt;
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_straggler_gets_a_quarter_second_or_four_times_the_usual() {
+        let ms = Duration::from_millis;
+        assert_eq!(patience(true, None), ms(250));
+        assert_eq!(patience(true, Some(ms(10))), ms(250));
+        assert_eq!(patience(true, Some(ms(100))), ms(400));
+        assert_eq!(patience(false, Some(ms(100))), GROUP_TIMEOUT);
+        assert_eq!(patience(false, Some(ms(900))), ms(3600));
+    }
+}

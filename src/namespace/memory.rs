@@ -1,0 +1,54 @@
+//! A view in memory, for tests, benches and simulations.
+
+use std::collections::BTreeMap;
+use std::ops::Bound::{Excluded, Included};
+use std::ops::ControlFlow;
+
+use bytes::Bytes;
+
+use super::{Change, View, ViewError};
+
+/// Records in a `BTreeMap`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct MemoryView {
+    /// Key and value of every record.
+    pub records: BTreeMap<Vec<u8>, Bytes>,
+}
+
+impl MemoryView {
+    /// Stores what a run of commands changed.
+    ///
+    /// # Panics
+    /// When a change's old value is not what is stored: the run had another view.
+    pub fn store(&mut self, changes: &[Change]) {
+        for Change { key, old, new } in changes {
+            let was = match new {
+                Some(value) => self.records.insert(key.to_vec(), value.clone()),
+                None => self.records.remove(key.as_ref()),
+            };
+            assert_eq!(was.as_ref(), old.as_ref(), "key {key:02x?}: the change was made for another view");
+        }
+    }
+}
+
+impl View for MemoryView {
+    fn get(&self, key: &[u8]) -> Result<Option<Bytes>, ViewError> {
+        Ok(self.records.get(key).cloned())
+    }
+
+    fn scan(
+        &self,
+        from: &[u8],
+        to: &[u8],
+        each: &mut dyn FnMut(&[u8], &Bytes) -> ControlFlow<()>,
+    ) -> Result<(), ViewError> {
+        if from < to {
+            for (key, value) in self.records.range::<[u8], _>((Included(from), Excluded(to))) {
+                if each(key, value).is_break() {
+                    break;
+                }
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,239 @@
+//! Sessions, and the memory that makes a resend harmless.
+//!
+//! ```text
+//! request ids   ... forgotten ... | oldest ... remembered ... lowest | unanswered ... lowest + 4096 | refused
+//! ```
+//!
+//! Each reply is stored under (session, request) until the session says, with a later request, that everything below
+//! `lowest_unanswered` has arrived. Replies are pruned [`PRUNE_BATCH`] at a time, so that the session's record is not
+//! rewritten with every command; what was announced meanwhile is read from the stored replies: each keeps what the session
+//! said with it. Only requests above R can have announced something above R, so a request that arrives in order
+//! costs one look behind it, once for a run of commands.
+
+use std::ops::ControlFlow;
+
+use super::super::records::{Record, Session, StoredReply};
+use super::super::txn::{Announced, Step, corrupt, read, scan};
+use super::super::{Reply, Txn, View, ViewError, keys};
+use crate::types::{FsError, OpenSession, RequestId, SessionId, Timestamp, UpdateReply};
+
+/// Replies remembered per session: a client that has more requests unanswered must wait.
+const REPLIES_MAX: u64 = 4096;
+/// Replies that may be left over before they are pruned: a record of the session in 64 commands, 8 KiB of replies.
+const PRUNE_BATCH: u64 = 64;
+/// Replies a session can have, at most: those that are unanswered and those that are not yet pruned.
+pub(crate) const KEPT_MAX: u64 = REPLIES_MAX + PRUNE_BATCH;
+/// Shortest ttl: keep-alives every third of it are no burden even for thousands of sessions.
+const TTL_MS_MIN: u32 = 1_000;
+/// Longest ttl: how long a dead client's handles can keep orphans.
+const TTL_MS_MAX: u32 = 600_000;
+/// Longest label, in bytes.
+const LABEL_LEN_MAX: usize = 128;
+
+pub(crate) fn open(txn: &mut Txn<'_>, at: Timestamp, open: &OpenSession) -> Step<UpdateReply> {
+    if open.label.len() > LABEL_LEN_MAX {
+        return Err(FsError::Invalid.into());
+    }
+    let superblock = txn.founded()?;
+    let session = superblock.next_session;
+    superblock.next_session = session.next();
+    let ttl_ms = open.ttl_ms.clamp(TTL_MS_MIN, TTL_MS_MAX);
+    let record = Session { ttl_ms, label: open.label.clone(), opened: at, oldest: RequestId(0) };
+    txn.records.put_fresh(&keys::session(session), &record);
+    Ok(UpdateReply::Session { session, ttl_ms })
+}
+
+/// Ends a session, if there is one: a resent close finds none and is content.
+pub(crate) fn end(txn: &mut Txn<'_>, session: SessionId) -> Step<UpdateReply> {
+    if txn.records.get(&keys::session(session))?.is_some() {
+        txn.records.delete(&keys::session(session))?;
+        txn.records.delete_range(&keys::replies(session), usize::MAX)?;
+        txn.records.delete_range(&keys::reclaimed_of(session), usize::MAX)?;
+        txn.announced.remove(&session);
+    }
+    Ok(UpdateReply::Done)
+}
+
+/// Looks at a request before it is done: the reply it got before, none if it is new, or why it cannot be done.
+pub(crate) fn admit(
+    txn: &mut Txn<'_>,
+    session: SessionId,
+    request: RequestId,
+    lowest: RequestId,
+) -> Step<Option<Reply>> {
+    if txn.records.get(&keys::session(session))?.is_none() {
+        return Err(FsError::SessionExpired.into());
+    }
+    if let Some(stored) = read::<StoredReply>(&txn.records, &keys::reply(session, request))? {
+        return Ok(Some(stored.reply));
+    }
+    let lowest = announced(txn, session, request)?.max(lowest);
+    if request < lowest {
+        return Err(FsError::ReplyForgotten.into());
+    }
+    if request.0 - lowest.0 >= REPLIES_MAX {
+        return Err(FsError::TooManyInFlight.into());
+    }
+    Ok(None)
+}
+
+/// The lowest request that the session has not announced as answered, as far as it matters to `request`, which has no reply.
+fn announced(txn: &mut Txn<'_>, session: SessionId, request: RequestId) -> Result<RequestId, ViewError> {
+    let known = match txn.announced.get(&session) {
+        Some(known) if known.scanned_from <= request => return Ok(known.lowest),
+        Some(known) => *known,
+        None => {
+            let key = keys::session(session);
+            let record = read::<Session>(&txn.records, &key)?
+                .ok_or_else(|| corrupt(format!("session {session} is missing")))?;
+            Announced { lowest: record.oldest, scanned_from: RequestId(u64::MAX) }
+        }
+    };
+    let mut lowest = known.lowest;
+    let range = keys::replies(session).behind(&keys::reply(session, request));
+    scan(&txn.records, &range, |key, value| {
+        let said = keys::second(key).unwrap_or(0).saturating_sub(StoredReply::decode(value)?.behind);
+        lowest = lowest.max(RequestId(said));
+        Ok(ControlFlow::Continue(()))
+    })?;
+    txn.announced.insert(session, Announced { lowest, scanned_from: request });
+    Ok(lowest)
+}
+
+/// Stores the reply to a new request, and prunes those that the session no longer waits for.
+pub(crate) fn remember(
+    txn: &mut Txn<'_>,
+    session: SessionId,
+    request: RequestId,
+    lowest: RequestId,
+    reply: &Reply,
+) -> Result<(), ViewError> {
+    let stored = StoredReply { behind: request.0.saturating_sub(lowest.0), reply: reply.clone() };
+    txn.records.put(&keys::reply(session, request), &stored)?;
+    if let Some(known) = txn.announced.get_mut(&session) {
+        known.lowest = known.lowest.max(lowest);
+    }
+    let key = keys::session(session);
+    let Some(mut record) = read::<Session>(&txn.records, &key)? else {
+        return Err(corrupt(format!("session {session} is missing")));
+    };
+    if lowest.0 >= record.oldest.0.saturating_add(PRUNE_BATCH) {
+        let range = keys::replies(session).until(&keys::reply(session, lowest));
+        txn.records.delete_range(&range, usize::MAX)?;
+        record.oldest = lowest;
+        txn.records.put(&key, &record)?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::fixture::{Bench, name};
+    use crate::namespace::{Op, remembered, sessions};
+    use crate::types::{
+        Cred, FsError, OpenSession, ROOT_INODE, RequestId, SessionId, Unlink, Update, UpdateReply,
+    };
+
+    fn unlink(session: SessionId, request: u64, lowest: u64) -> Op {
+        Op::Client {
+            session,
+            request: RequestId(request),
+            lowest_unanswered: RequestId(lowest),
+            cred: Cred::root(),
+            update: Update::Unlink(Unlink { parent: ROOT_INODE, name: name("a"), dir: false }),
+        }
+    }
+
+    #[test]
+    fn a_resend_gets_the_same_reply_and_changes_nothing() {
+        let mut bench = Bench::new();
+        bench.make_file("a");
+        let s = bench.session;
+        let first = bench.command(unlink(s, 500, 0));
+        assert!(first.is_ok());
+        bench.make_file("a");
+        let before = bench.view.clone();
+        assert_eq!(bench.command(unlink(s, 500, 0)), first);
+        assert_eq!(bench.view, before, "the new file of that name stays");
+        assert_eq!(remembered(&bench.view, s, RequestId(500)).unwrap(), Some(first));
+    }
+
+    #[test]
+    fn errors_are_remembered_too() {
+        let mut bench = Bench::new();
+        let s = bench.session;
+        assert_eq!(bench.command(unlink(s, 500, 0)), Err(FsError::NotFound));
+        bench.make_file("a");
+        assert_eq!(bench.command(unlink(s, 500, 0)), Err(FsError::NotFound));
+        assert!(bench.lookup("a").is_ok());
+    }
+
+    /// A request that was given up and overtaken must not take effect late, long before its range is pruned.
+    #[test]
+    fn an_overtaken_request_is_refused() {
+        for batched in [false, true] {
+            let mut bench = Bench::new();
+            bench.make_file("a");
+            let s = bench.session;
+            bench.request = RequestId(900);
+            let later = [unlink(s, 502, 502), unlink(s, 501, 500), unlink(s, 503, 501)];
+            if batched {
+                let replies = bench.commands(&later);
+                assert_eq!(replies[1], Err(FsError::ReplyForgotten));
+            } else {
+                assert!(bench.command(later[0].clone()).is_ok());
+                assert_eq!(bench.command(later[1].clone()), Err(FsError::ReplyForgotten));
+            }
+            assert_eq!(bench.command(unlink(s, 5, 5)), Err(FsError::ReplyForgotten));
+        }
+    }
+
+    #[test]
+    fn replies_are_pruned_in_batches() {
+        let mut bench = Bench::new();
+        let s = bench.session;
+        for r in 0..1000 {
+            assert_eq!(bench.command(unlink(s, 1000 + r, 1000 + r)), Err(FsError::NotFound));
+        }
+        let left = bench.view.records.keys().filter(|k| k[0] == 9).count();
+        assert!(left <= 65, "{left} replies are kept");
+    }
+
+    #[test]
+    fn a_session_has_bounds() {
+        let mut bench = Bench::new();
+        let s = bench.session;
+        assert_eq!(bench.command(unlink(s, 5000, 904)), Err(FsError::TooManyInFlight));
+        assert_eq!(
+            bench.command(unlink(s, 5000, 905)),
+            Err(FsError::NotFound),
+            "the refusal was not remembered"
+        );
+        assert_eq!(bench.command(unlink(s, 5000, 0)), Err(FsError::NotFound), "a resend of it");
+        assert_eq!(bench.command(unlink(s, 9000, 0)), Err(FsError::TooManyInFlight));
+        assert_eq!(bench.command(unlink(s, 904, 0)), Err(FsError::ReplyForgotten));
+        assert_eq!(bench.command(unlink(SessionId(99), 1, 1)), Err(FsError::SessionExpired));
+        assert_eq!(bench.command(unlink(s, u64::MAX, u64::MAX)), Err(FsError::NotFound));
+    }
+
+    #[test]
+    fn a_session_ends_with_its_replies() {
+        let mut bench = Bench::new();
+        let s = bench.session;
+        assert_eq!(bench.command(unlink(s, 500, 500)), Err(FsError::NotFound));
+        let close = |bench: &mut Bench| bench.update(Update::CloseSession);
+        assert_eq!(close(&mut bench), Ok(UpdateReply::Done));
+        assert_eq!(close(&mut bench), Ok(UpdateReply::Done), "a resent close");
+        assert_eq!(bench.command(unlink(s, 500, 500)), Err(FsError::SessionExpired));
+        assert!(bench.view.records.keys().all(|k| k[0] != 8 && k[0] != 9));
+
+        let open = OpenSession { ttl_ms: 1, label: "again".into() };
+        let reply = bench.update(Update::OpenSession(open));
+        let next = SessionId(s.0 + 1);
+        assert_eq!(reply, Ok(UpdateReply::Session { session: next, ttl_ms: 1_000 }));
+        let all = sessions(&bench.view).unwrap();
+        assert_eq!((all.len(), all[0].session, all[0].label.as_str()), (1, next, "again"));
+        assert_eq!(bench.command(Op::ExpireSessions(vec![next, s])), Ok(UpdateReply::Done));
+        assert!(sessions(&bench.view).unwrap().is_empty());
+    }
+}
