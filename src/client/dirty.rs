@@ -7,6 +7,9 @@ use std::collections::BTreeMap;
 
 use bytes::{Bytes, BytesMut};
 
+/// Most parts of one block, and most runs held: each part is an extent of its own, and one publish carries 1,000.
+pub(super) const PARTS_MAX: usize = 1000;
+
 /// Runs by their first byte.
 #[derive(Debug, Default)]
 pub(super) struct Dirty {
@@ -27,6 +30,11 @@ impl Dirty {
     /// Bytes held.
     pub(super) const fn len(&self) -> usize {
         self.len
+    }
+
+    /// True if a block's worth should go: enough bytes, or enough runs.
+    pub(super) fn is_full(&self, block_len: usize) -> bool {
+        self.len >= block_len || self.runs.len() >= PARTS_MAX
     }
 
     /// The end of the last run; 0 without any.
@@ -84,15 +92,15 @@ impl Dirty {
         pieces
     }
 
-    /// Takes out a full block's worth, or, with `all`, what there is; none when there is too little.
-    pub(super) fn take_block(&mut self, block_len: usize, all: bool) -> Option<Packed> {
-        if self.len == 0 || (self.len < block_len && !all) {
+    /// Takes out a block's worth, or what there is; none when there is nothing.
+    pub(super) fn take_block(&mut self, block_len: usize) -> Option<Packed> {
+        if self.len == 0 {
             return None;
         }
         let want = block_len.min(self.len);
         let mut parts = Vec::new();
         let mut bytes = BytesMut::new();
-        while bytes.len() < want {
+        while bytes.len() < want && parts.len() < PARTS_MAX {
             let Some((offset, mut run)) = self.runs.pop_first() else { break };
             let room = want - bytes.len();
             if run.len() > room {
@@ -123,12 +131,23 @@ mod tests {
         for i in 0..10 {
             dirty.write(i * 10, &[i as u8; 10]);
         }
-        let block = dirty.take_block(40, false).unwrap();
+        assert!(dirty.is_full(100) && !dirty.is_full(101));
+        let block = dirty.take_block(40).unwrap();
         assert_eq!(block.parts, [(0, 0, 40)]);
         assert_eq!(dirty.len(), 60);
-        assert!(dirty.take_block(100, false).is_none());
-        assert_eq!(dirty.take_block(100, true).unwrap().parts, [(40, 0, 60)]);
-        assert_eq!(dirty.len(), 0);
+        assert_eq!(dirty.take_block(100).unwrap().parts, [(40, 0, 60)]);
+        assert!(dirty.take_block(100).is_none());
+    }
+
+    #[test]
+    fn many_small_runs_are_bounded_too() {
+        let mut dirty = Dirty::default();
+        for i in 0..PARTS_MAX as u64 + 5 {
+            dirty.write(i * 10, b"x");
+        }
+        assert!(dirty.is_full(1 << 20));
+        assert_eq!(dirty.take_block(1 << 20).unwrap().parts.len(), PARTS_MAX);
+        assert_eq!(dirty.take_block(1 << 20).unwrap().parts.len(), 5);
     }
 
     proptest! {
@@ -159,7 +178,7 @@ mod tests {
             prop_assert_eq!(dirty.len(), model.iter().flatten().count());
             prop_assert_eq!(&read_range(77, 127)[..], &plain[77..127]);
             let mut packed = vec![0u8; 300];
-            while let Some(block) = dirty.take_block(block_len, true) {
+            while let Some(block) = dirty.take_block(block_len) {
                 prop_assert!(block.bytes.len() <= block_len);
                 for (offset, from, len) in block.parts {
                     packed[offset as usize..(offset + u64::from(len)) as usize]

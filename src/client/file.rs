@@ -289,7 +289,7 @@ impl File {
             let part = rest.split_to(room.min(rest.len()));
             state.dirty.write(at, &part);
             at += part.len() as u64;
-            while state.dirty.len() >= self.0.block_len {
+            while state.dirty.is_full(self.0.block_len) {
                 self.start_upload(&mut state).await;
                 self.make_room(&mut state).await?;
             }
@@ -301,7 +301,7 @@ impl File {
     async fn start_upload(&self, state: &mut State) {
         // The permit first: the caller may be dropped at the await, and the bytes must not be dropped with it.
         let permit = budget::take(&self.core().budget, self.0.block_len).await;
-        if let Some(block) = state.dirty.take_block(self.0.block_len, true) {
+        if let Some(block) = state.dirty.take_block(self.0.block_len) {
             let task = self.upload_task(block.bytes.clone(), permit);
             let uploading = PendingState::Uploading(block.bytes, task);
             state.pending.push_back(Pending { parts: block.parts, state: uploading });
@@ -354,11 +354,11 @@ impl File {
         }
         self.writable()?;
         // Small writes ride in the publish itself; the rest becomes blocks.
-        if state.dirty.len() <= INLINE_LEN_MAX {
-            if let Some(small) = state.dirty.take_block(INLINE_LEN_MAX, true) {
-                let inline = PendingState::Inline(small.bytes);
-                state.pending.push_back(Pending { parts: small.parts, state: inline });
-            }
+        if state.dirty.len() <= INLINE_LEN_MAX
+            && let Some(small) = state.dirty.take_block(INLINE_LEN_MAX)
+        {
+            let inline = PendingState::Inline(small.bytes);
+            state.pending.push_back(Pending { parts: small.parts, state: inline });
         }
         while state.dirty.len() > 0 {
             self.start_upload(state).await;

@@ -41,6 +41,11 @@ mod transfer;
 mod upload;
 mod workers;
 
+#[cfg(test)]
+pub(crate) mod fake;
+#[cfg(test)]
+mod tests;
+
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;

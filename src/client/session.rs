@@ -153,6 +153,12 @@ impl Session {
         }
     }
 
+    /// Requests from the lowest unanswered one on.
+    #[cfg(test)]
+    pub(super) fn unanswered(&self) -> u64 {
+        self.window.lock().len()
+    }
+
     fn finish(&self, request: RequestId) {
         let moved = self.window.lock().finish(request.0);
         self.slots.add_permits(1);
