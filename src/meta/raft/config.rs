@@ -11,6 +11,7 @@ use crate::types::{NodeAddress, NodeId};
 use crate::wire::Hello;
 
 use super::super::StoreError;
+use super::log::LogOptions;
 
 /// Longest encoded entry: what one `propose` may carry. A frame holds it with room.
 pub const ENTRY_LEN_MAX: usize = 4 << 20;
@@ -79,6 +80,10 @@ impl RaftConfig {
             cache_len: 64 << 20,
             segment_len: 64 << 20,
         }
+    }
+
+    pub(super) fn log_options(&self) -> LogOptions {
+        LogOptions { cache_len: self.cache_len, segment_len: self.segment_len }
     }
 
     /// The same in openraft's words.

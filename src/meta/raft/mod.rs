@@ -6,24 +6,52 @@
 //! Not here: what a command means, who may ask, when the process gives up.
 
 mod config;
+mod join;
+mod log;
+mod machine;
+mod messages;
+mod network;
+mod peer;
+mod read;
+mod snapshot;
 mod status;
+mod store;
+#[cfg(test)]
+mod tests;
+mod types;
 
-use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
+use openraft::async_runtime::watch::WatchReceiver;
+use openraft::errors::{
+    ClientWriteError, Fatal, ForwardReason, ForwardToLeader, LinearizableReadError, RaftError,
+};
+use openraft::{Raft, ReadPolicy, ServerState};
+use parking_lot::Mutex;
 use tokio::sync::watch;
 
 use crate::namespace::Reply;
-use crate::net;
-use crate::runtime::{Instant, Tasks};
+use crate::runtime::{self, Instant, Tasks};
 use crate::types::{LogIndex, NodeAddress, NodeId};
-use crate::wire::{Applied, RpcError};
+use crate::wire::Applied;
 
 use super::{Machine, StoreError};
+use log::{Log, Standing};
+use machine::StateMachine;
+use network::Network;
+use read::ReadIndexes;
+use snapshot::Receiver;
+use store::LogStore;
+use types::{Commands, TypeConfig, log_index, log_index_of};
 
 pub use config::{ENTRY_LEN_MAX, Peers, RaftConfig, Timers};
+pub use messages::kind;
 pub use status::{RaftState, RaftStatus};
+
+type RaftOf = Raft<TypeConfig, StateMachine>;
+type Metrics = openraft::RaftMetrics<TypeConfig>;
+type MetricsWatch = openraft::alias::WatchReceiverOf<TypeConfig, Metrics>;
 
 /// Who leads, and since which term.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -58,9 +86,15 @@ pub enum ConsensusError {
         /// Bytes of the encoded commands.
         len: usize,
     },
-    /// Not started, or the time is over.
+    /// This node has not joined its cluster yet. Nothing was done.
     #[error("not ready: this server has not joined its cluster yet")]
     NotReady,
+    /// The state has not come to the index by the deadline.
+    #[error("this server is behind: it has not applied entry {index} in time")]
+    Behind {
+        /// The index waited for.
+        index: LogIndex,
+    },
     /// Consensus has stopped on this node.
     #[error("consensus has stopped on this server: {reason}")]
     Stopped {
@@ -78,7 +112,11 @@ impl ConsensusError {
         match self {
             Self::LeaderLost { .. } => Applied::Maybe,
             Self::Stopped { applied, .. } => *applied,
-            Self::NotLeader { .. } | Self::NoQuorum | Self::TooLong { .. } | Self::NotReady => Applied::No,
+            Self::NotLeader { .. }
+            | Self::NoQuorum
+            | Self::TooLong { .. }
+            | Self::NotReady
+            | Self::Behind { .. } => Applied::No,
         }
     }
 }
@@ -91,6 +129,19 @@ pub struct Consensus {
 
 struct Shared {
     config: RaftConfig,
+    log: Log,
+    machine: Arc<dyn Machine>,
+    network: Network,
+    receiver: Receiver,
+    tasks: Tasks,
+    /// What this node may do. Never goes back.
+    standing: Mutex<Standing>,
+    /// Set once the standing is known.
+    raft: OnceLock<RaftOf>,
+    /// One bootstrap at a time; held while peers are asked.
+    bootstrapping: tokio::sync::Mutex<()>,
+    reads: ReadIndexes,
+    applied: watch::Sender<LogIndex>,
     leader: watch::Sender<Option<Leader>>,
     failure: watch::Sender<Option<StoreError>>,
 }
@@ -103,34 +154,117 @@ impl Consensus {
     /// The log is damaged or cannot be read (the text names the file and the way out), or the state cannot follow.
     pub async fn start(
         config: RaftConfig,
-        _machine: Arc<dyn Machine>,
-        _peers: Peers,
-        _tasks: &Tasks,
+        machine: Arc<dyn Machine>,
+        peers: Peers,
+        tasks: &Tasks,
     ) -> Result<Self, StoreError> {
         config.openraft()?;
-        let shared = Shared { config, leader: watch::Sender::new(None), failure: watch::Sender::new(None) };
-        Ok(Self { shared: Arc::new(shared) })
+        let (dir, options) = (config.dir.clone(), config.log_options());
+        let log = runtime::blocking("open raft log", move || Log::open(&dir, options)).await?;
+        let shared = Shared {
+            network: Network::new(peers, config.timers.clone()),
+            receiver: Receiver::new(machine.clone()),
+            tasks: tasks.clone(),
+            standing: Mutex::default(),
+            raft: OnceLock::new(),
+            bootstrapping: tokio::sync::Mutex::default(),
+            reads: ReadIndexes::default(),
+            applied: watch::Sender::new(LogIndex(0)),
+            leader: watch::Sender::new(None),
+            failure: watch::Sender::new(None),
+            config,
+            log,
+            machine,
+        };
+        let this = Self { shared: Arc::new(shared) };
+        let hard = this.shared.log.hard();
+        let standing = match hard.standing {
+            // It stopped between the first entry and the note that it takes part.
+            Standing::Blank if hard.vote.is_some() || hard.last.is_some() => Standing::Member,
+            standing => standing,
+        };
+        if standing != Standing::Blank {
+            this.take_part(standing).await?;
+        }
+        Ok(this)
     }
 
-    /// Makes this node part of the cluster of `voters`. Every configured server calls it at every start with the same
-    /// list, once it listens for its peers; does nothing when this node has been part of it before.
-    ///
-    /// With an empty disk it asks all other voters first, and waits until each has answered: if none of them has
-    /// ever seen a leader the cluster is made, else this node was wiped and joins as such.
-    ///
-    /// # Errors
-    /// The log cannot be written, or consensus was stopped meanwhile.
-    pub async fn bootstrap(&self, _voters: BTreeMap<NodeId, NodeAddress>) -> Result<(), StoreError> {
+    /// Starts openraft with this standing.
+    async fn take_part(&self, standing: Standing) -> Result<(), StoreError> {
+        let shared = &self.shared;
+        let mut config = (*shared.config.openraft()?).clone();
+        config.enable_elect = standing == Standing::Member;
+        let raft = RaftOf::new(
+            shared.config.node.0,
+            Arc::new(config),
+            shared.network.clone(),
+            LogStore(shared.log.clone()),
+            StateMachine::new(shared.machine.clone(), shared.applied.clone())?,
+        )
+        .await
+        .map_err(|e| StoreError::new("starting consensus", e))?;
+        let metrics = raft.metrics();
+        if shared.raft.set(raft).is_err() {
+            return Err(StoreError::new("starting consensus", "it was started twice"));
+        }
+        *shared.standing.lock() = standing;
+        shared.tasks.spawn("raft watch", self.clone().watch(metrics));
+        if standing == Standing::Joining {
+            shared.tasks.spawn("raft join", self.clone().catch_up());
+        }
+        tracing::info!(node = %shared.config.node, ?standing, dir = %shared.config.dir.display(), "consensus started");
         Ok(())
     }
 
+    /// Passes on what openraft says of the leader and of its end.
+    async fn watch(self, mut metrics: MetricsWatch) {
+        let stopping = self.shared.tasks.stopping();
+        loop {
+            let (leader, failure) = {
+                let now = metrics.borrow_watched();
+                (leader_of(&now), failure_of(&now))
+            };
+            if self.shared.leader.send_if_modified(|before| std::mem::replace(before, leader) != leader) {
+                tracing::info!(?leader, "leader changed");
+            }
+            if let Some(failure) = failure {
+                tracing::error!(error = %failure, "consensus has stopped on this server");
+                self.shared.leader.send_replace(None);
+                self.shared.failure.send_replace(Some(failure));
+                return;
+            }
+            // Either way nothing is lost: the metrics keep their newest value.
+            tokio::select! {
+                changed = metrics.changed() => if changed.is_err() { return },
+                () = stopping.stopped() => return,
+            }
+        }
+    }
+
+    fn raft(&self) -> Result<&RaftOf, ConsensusError> {
+        self.shared.raft.get().ok_or(ConsensusError::NotReady)
+    }
+
     /// Appends an entry with these encoded commands; returns when a majority has it on disk and this node has applied
-    /// it. Many may be in flight; they are applied in the order of the calls.
+    /// it. Many may be in flight; they are applied in the order in which they were first polled.
     ///
     /// # Errors
     /// See [`ConsensusError::applied`] before proposing the same again.
-    pub async fn propose(&self, _commands: Bytes) -> Result<Vec<Reply>, ConsensusError> {
-        Err(ConsensusError::NotReady)
+    pub async fn propose(&self, commands: Bytes) -> Result<Vec<Reply>, ConsensusError> {
+        if commands.len() > ENTRY_LEN_MAX {
+            return Err(ConsensusError::TooLong { len: commands.len() });
+        }
+        match self.raft()?.client_write(Commands(commands)).await {
+            Ok(written) => Ok(written.data.0),
+            Err(RaftError::APIError(ClientWriteError::LogEntryDiscarded(forward))) => {
+                Err(ConsensusError::LeaderLost { leader: self.forward(&forward) })
+            }
+            Err(RaftError::APIError(ClientWriteError::ForwardToLeader(forward))) => {
+                Err(self.not_leader(&forward))
+            }
+            Err(RaftError::APIError(e)) => Err(stopped(&e, Applied::No)),
+            Err(RaftError::Fatal(e)) => Err(stopped(&e, Applied::Maybe)),
+        }
     }
 
     /// On the leader: an index such that a state that has applied it shows everything acknowledged before this call.
@@ -139,21 +273,76 @@ impl Consensus {
     /// # Errors
     /// This node does not lead, or cannot prove it.
     pub async fn read_index(&self) -> Result<LogIndex, ConsensusError> {
-        Err(ConsensusError::NotReady)
+        self.raft()?;
+        let (answer, must_run) = self.shared.reads.join();
+        if must_run {
+            let this = self.clone();
+            // Ends when no call waits; a round is bounded by the lease.
+            runtime::spawn("read index", async move {
+                this.shared.reads.run(|| this.read_round()).await;
+            })
+            .detach();
+        }
+        answer.await.unwrap_or_else(|_| Err(stopped(&"shut down", Applied::No)))
+    }
+
+    async fn read_round(&self) -> Result<LogIndex, ConsensusError> {
+        match self.raft()?.get_read_log_id(ReadPolicy::ReadIndex).await {
+            Ok((read, _)) => Ok(log_index(read.index())),
+            Err(RaftError::APIError(LinearizableReadError::ForwardToLeader(forward))) => {
+                Err(self.not_leader(&forward))
+            }
+            Err(RaftError::APIError(LinearizableReadError::QuorumNotEnough(_))) => {
+                Err(ConsensusError::NoQuorum)
+            }
+            Err(RaftError::Fatal(e)) => Err(stopped(&e, Applied::No)),
+        }
     }
 
     /// Returns once the state of this node has applied `index`.
     ///
     /// # Errors
     /// Not by `deadline`, or consensus has stopped.
-    pub async fn wait_applied(&self, _index: LogIndex, _deadline: Instant) -> Result<(), ConsensusError> {
-        Err(ConsensusError::NotReady)
+    pub async fn wait_applied(&self, index: LogIndex, deadline: Instant) -> Result<(), ConsensusError> {
+        if *self.shared.applied.borrow() >= index {
+            return Ok(());
+        }
+        let (mut applied, mut failure) = (self.shared.applied.subscribe(), self.shared.failure.subscribe());
+        // Nothing is lost in a branch that is dropped: both watch values that stay.
+        tokio::select! {
+            biased;
+            reached = runtime::timeout_at(deadline, applied.wait_for(|applied| *applied >= index)) => match reached {
+                Ok(Ok(_)) => Ok(()),
+                Ok(Err(_)) => Err(stopped(&"shut down", Applied::No)),
+                Err(_) => Err(ConsensusError::Behind { index }),
+            },
+            failed = failure.wait_for(Option::is_some) => Err(match failed {
+                Ok(failure) => stopped(&failure.as_ref().map_or_else(String::new, ToString::to_string), Applied::No),
+                Err(_) => stopped(&"shut down", Applied::No),
+            }),
+        }
+    }
+
+    /// Last index that the state of this node has applied, as it grows.
+    #[must_use]
+    pub fn watch_applied(&self) -> watch::Receiver<LogIndex> {
+        self.shared.applied.subscribe()
     }
 
     /// Who leads, as far as this node knows.
     #[must_use]
     pub fn leader(&self) -> Option<Leader> {
-        *self.shared.leader.borrow()
+        leader_of(&self.shared.raft.get()?.metrics().borrow_watched())
+    }
+
+    /// Where a voter answers.
+    #[must_use]
+    pub fn address(&self, node: NodeId) -> Option<NodeAddress> {
+        let metrics = self.shared.raft.get()?.metrics();
+        let metrics = metrics.borrow_watched();
+        let member = metrics.membership_config.get_node(&node.0);
+        let address = self.shared.network.address(node.0, member.map(|member| member.addr.as_str()));
+        (!address.0.is_empty()).then_some(address)
     }
 
     /// Who leads, as it changes.
@@ -172,40 +361,77 @@ impl Consensus {
     /// Consensus on this node now.
     #[must_use]
     pub fn status(&self) -> RaftStatus {
-        RaftStatus {
-            node: self.shared.config.node,
-            state: RaftState::Blank,
-            term: 0,
-            leader: None,
-            last_log: LogIndex(0),
-            committed: LogIndex(0),
-            applied: LogIndex(0),
-            purged: LogIndex(0),
-            snapshot: LogIndex(0),
-            members: BTreeMap::new(),
-            matched: BTreeMap::new(),
-            log_bytes: 0,
-            failure: None,
-        }
+        let standing = *self.shared.standing.lock();
+        let metrics = self.shared.raft.get().map(|raft| raft.metrics().borrow_watched().clone());
+        let failure = self.shared.failure.borrow().as_ref().map(ToString::to_string);
+        status::status(self.shared.config.node, standing, metrics, self.shared.log.len(), failure)
     }
 
     /// If this node leads, hands over to the follower that has most of the log, and waits a moment for it to lead.
-    pub async fn transfer_leader(&self) {}
+    pub async fn transfer_leader(&self) {
+        let Ok(raft) = self.raft() else { return };
+        let me = self.shared.config.node;
+        let target = {
+            let metrics = raft.metrics();
+            let metrics = metrics.borrow_watched();
+            let matched = metrics.replication.as_ref().filter(|_| metrics.state == ServerState::Leader);
+            matched.and_then(|matched| {
+                let others = matched.iter().filter(|(node, _)| **node != me.0);
+                others.max_by_key(|(_, matched)| **matched).map(|(node, _)| *node)
+            })
+        };
+        let Some(target) = target else { return };
+        if let Err(e) = raft.trigger().transfer_leader(target).await {
+            tracing::warn!(error = %e, to = target, "cannot hand over leadership");
+            return;
+        }
+        let mut leader = self.watch_leader();
+        let handed_over = leader.wait_for(|leader| leader.is_none_or(|leader| leader.node != me));
+        // One election without its time-out: a few fsyncs.
+        if runtime::timeout(self.shared.config.timers.election_max * 2, handed_over).await.is_err() {
+            tracing::warn!(to = target, "leadership was not taken over in time");
+        }
+    }
 
     /// Stops; returns when the log is closed. Proposals under way fail with [`ConsensusError::Stopped`].
-    pub async fn shutdown(&self) {}
+    pub async fn shutdown(&self) {
+        if let Some(raft) = self.shared.raft.get()
+            && let Err(e) = raft.shutdown().await
+        {
+            tracing::warn!(error = %e, "consensus did not end cleanly");
+        }
+        let log = self.shared.log.clone();
+        runtime::blocking("close raft log", move || log.close()).await;
+    }
 
-    /// Answers what a peer sent with a kind of the consensus band. Append messages of one connection are to be handed
-    /// in in the order of their arrival: what has to keep its order is done before the first await.
-    ///
-    /// # Errors
-    /// The bytes make no sense, or this node is not ready or has stopped.
-    pub async fn handle_peer(
-        &self,
-        kind: u16,
-        _meta: Bytes,
-        _payload: Bytes,
-    ) -> Result<net::Reply, RpcError> {
-        Err(RpcError::NotReady { reason: format!("consensus is not started (kind {kind:#x})") })
+    /// The leader that openraft names instead of this node.
+    fn forward(&self, forward: &ForwardToLeader<TypeConfig>) -> Option<(NodeId, NodeAddress)> {
+        let node = forward.leader_id?;
+        let address = forward.leader_node.as_ref().map(|node| node.addr.as_str());
+        Some((NodeId(node), self.shared.network.address(node, address)))
+    }
+
+    fn not_leader(&self, forward: &ForwardToLeader<TypeConfig>) -> ConsensusError {
+        if forward.reason == ForwardReason::LeaseExpired {
+            return ConsensusError::NoQuorum;
+        }
+        ConsensusError::NotLeader { leader: self.forward(forward) }
+    }
+}
+
+fn stopped(reason: &impl ToString, applied: Applied) -> ConsensusError {
+    ConsensusError::Stopped { reason: reason.to_string(), applied }
+}
+
+fn leader_of(metrics: &Metrics) -> Option<Leader> {
+    let node = metrics.current_leader.filter(|_| metrics.running_state.is_ok())?;
+    Some(Leader { node: NodeId(node), term: metrics.current_term })
+}
+
+/// What ended openraft, other than a wish.
+fn failure_of(metrics: &Metrics) -> Option<StoreError> {
+    match &metrics.running_state {
+        Ok(()) | Err(Fatal::Stopped) => None,
+        Err(e) => Some(StoreError::new("consensus", e)),
     }
 }

@@ -2,6 +2,10 @@
 
 use std::collections::BTreeMap;
 
+use openraft::ServerState;
+
+use super::log::Standing;
+use super::types::{TypeConfig, log_index, log_index_of};
 use crate::types::{LogIndex, NodeAddress, NodeId};
 
 /// Part this node plays.
@@ -53,4 +57,42 @@ pub struct RaftStatus {
     pub log_bytes: u64,
     /// Why it stopped, and the way out.
     pub failure: Option<String>,
+}
+
+/// The status from openraft's metrics, if it runs.
+pub(super) fn status(
+    node: NodeId,
+    standing: Standing,
+    metrics: Option<openraft::RaftMetrics<TypeConfig>>,
+    log_bytes: u64,
+    failure: Option<String>,
+) -> RaftStatus {
+    let metrics = metrics.unwrap_or_else(|| openraft::RaftMetrics::new_initial(node.0));
+    let state = match (standing, metrics.state) {
+        (Standing::Blank, _) => RaftState::Blank,
+        (_, ServerState::Shutdown) => RaftState::Stopped,
+        _ if metrics.running_state.is_err() => RaftState::Stopped,
+        (Standing::Joining, _) => RaftState::Joining,
+        (Standing::Member, ServerState::Follower) => RaftState::Follower,
+        (Standing::Member, ServerState::Candidate) => RaftState::Candidate,
+        (Standing::Member, ServerState::Leader) => RaftState::Leader,
+        (Standing::Member, ServerState::Learner) => RaftState::Learner,
+    };
+    let members = metrics.membership_config.nodes();
+    let matched = metrics.replication.iter().flatten();
+    RaftStatus {
+        node,
+        state,
+        term: metrics.current_term,
+        leader: metrics.current_leader.map(NodeId),
+        last_log: metrics.last_log_index.map_or(LogIndex(0), log_index),
+        committed: log_index_of(metrics.local_committed.as_ref()),
+        applied: log_index_of(metrics.last_applied.as_ref()),
+        purged: log_index_of(metrics.purged.as_ref()),
+        snapshot: log_index_of(metrics.snapshot.as_ref()),
+        members: members.map(|(id, node)| (NodeId(*id), NodeAddress(node.addr.clone()))).collect(),
+        matched: matched.map(|(id, matched)| (NodeId(*id), log_index_of(matched.as_ref()))).collect(),
+        log_bytes,
+        failure,
+    }
 }

@@ -1,0 +1,561 @@
+//! The raft log of this node: entries, vote and commit mark in one stream of records, in segment files.
+//!
+//! `store` puts it behind openraft's traits; `join` keeps this node's standing in it. Appending, promising a vote and
+//! purging only put records into a queue, in their order; one thread writes whatever has gathered with one write and
+//! one fsync (`writer`), then reports. Holds: entries can be read as soon as `append` returns; a report of success
+//! comes after the fsync; nothing is reported out of order; after one failed write everything fails.
+//! Not here: what an entry means.
+
+mod record;
+mod scan;
+#[cfg(test)]
+mod tests;
+mod writer;
+
+use std::collections::VecDeque;
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use bytes::Bytes;
+use parking_lot::{Condvar, Mutex};
+use tokio::sync::Notify;
+
+use super::super::StoreError;
+use super::types::WAY_OUT;
+use crate::runtime;
+use record::{HEADER_LEN, Record};
+use scan::{Segment, Slot, io_error, next};
+
+pub(super) use record::{EntryId, EntryKind, HardState, Standing, StoredEntry, StoredVote};
+
+/// Bytes of entries that one read gives at most, unless the first entry alone is longer: also the length of an
+/// append message. At 1 Gbit/s it takes 8 ms, well below a heartbeat interval.
+pub(super) const READ_LEN_MAX: usize = 1 << 20;
+/// Bytes that may wait for the disk before appending waits too.
+const QUEUED_LEN_MAX: usize = 64 << 20;
+/// Records between two entries that are read along with them rather than around.
+const GAP_MAX: u32 = 4096;
+
+/// Called once when what was queued with it is on the disk, or could not be written.
+pub(super) type Done = Box<dyn FnOnce(io::Result<()>) + Send>;
+
+/// Sizes of a log.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct LogOptions {
+    pub(super) cache_len: usize,
+    pub(super) segment_len: u32,
+}
+
+/// The log of one directory. Clones are the same log; it closes when the last one is dropped.
+#[derive(Clone)]
+pub(super) struct Log {
+    handle: Arc<Handle>,
+}
+
+/// Closes the log when the last user is gone.
+struct Handle {
+    shared: Arc<Shared>,
+    writer: Mutex<Option<std::thread::JoinHandle<()>>>,
+}
+
+struct Shared {
+    dir: PathBuf,
+    options: LogOptions,
+    state: Mutex<State>,
+    /// Wakes the writer.
+    work: Condvar,
+    /// Wakes who waits for the queue to shrink.
+    room: Notify,
+    /// Held for as long as the log is open, so that no other process opens it.
+    _lock: File,
+}
+
+struct State {
+    hard: HardState,
+    /// Index of the first slot.
+    first: u64,
+    slots: VecDeque<Slot>,
+    /// The newest entries, ending with the last slot's.
+    cache: VecDeque<StoredEntry>,
+    cache_len: usize,
+    segments: VecDeque<Arc<Segment>>,
+    /// Where the next record goes in the last segment.
+    tail_len: u32,
+    queue: Vec<Chunk>,
+    queued_len: usize,
+    /// Segment and length that are in the file, and on the disk.
+    written: (u64, u32),
+    synced: (u64, u32),
+    failure: Option<String>,
+    closing: bool,
+}
+
+/// Records for one segment, to be written together.
+struct Chunk {
+    segment: Arc<Segment>,
+    /// The segment is new: these bytes begin with its header.
+    creates: bool,
+    bytes: Vec<u8>,
+    /// Length of the segment with them.
+    end: u32,
+    sync: bool,
+    done: Vec<Done>,
+    /// To be removed once this is on the disk.
+    unlink: Vec<Arc<Segment>>,
+}
+
+/// The boot of this machine, as the kernel names it; 0 where it does not.
+fn boot_id() -> u128 {
+    std::fs::read_to_string("/proc/sys/kernel/random/boot_id")
+        .ok()
+        .and_then(|id| u128::from_str_radix(&id.trim().replace('-', ""), 16).ok())
+        .unwrap_or(0)
+}
+
+impl Log {
+    /// Opens the log in `dir`, or begins one, and verifies all of it. Blocks on the disk.
+    pub(super) fn open(dir: &Path, options: LogOptions) -> Result<Self, StoreError> {
+        Self::open_in_boot(dir, options, boot_id())
+    }
+
+    fn open_in_boot(dir: &Path, options: LogOptions, boot: u128) -> Result<Self, StoreError> {
+        std::fs::create_dir_all(dir).map_err(io_error("making", dir))?;
+        let lock = File::options()
+            .create(true)
+            .truncate(false)
+            .write(true)
+            .open(dir.join("lock"))
+            .map_err(io_error("opening the lock in", dir))?;
+        rustix::fs::flock(&lock, rustix::fs::FlockOperation::NonBlockingLockExclusive).map_err(|_| {
+            StoreError::new(
+                format!("raft log {}", dir.display()),
+                "another process has it open: stop that one first",
+            )
+        })?;
+        if let Some(parent) = dir.parent().filter(|p| !p.as_os_str().is_empty()) {
+            writer::sync_dir(parent).map_err(io_error("syncing", parent))?;
+        }
+
+        let found = scan::scan(dir, boot)?;
+        let mut state = State {
+            hard: found.hard,
+            first: found.first,
+            slots: found.slots,
+            cache: VecDeque::new(),
+            cache_len: 0,
+            segments: found.segments,
+            tail_len: found.tail_len,
+            queue: Vec::new(),
+            queued_len: 0,
+            written: (0, 0),
+            synced: (0, 0),
+            failure: None,
+            closing: false,
+        };
+        state.hard.boot = boot;
+        match state.segments.back() {
+            None => state.roll(dir),
+            Some(tail) => {
+                let at = (tail.number, state.tail_len);
+                // Written by a process of this boot, it may not be on the disk yet; the sync below puts it there.
+                state.written = at;
+                state.put_state();
+            }
+        }
+        state.want_sync(None);
+        let mut first = std::mem::take(&mut state.queue);
+        state.queued_len = 0;
+        for chunk in &mut first {
+            writer::write(dir, chunk, true).map_err(io_error("writing", &chunk.segment.path))?;
+            state.written = (chunk.segment.number, chunk.end);
+            state.synced = state.written;
+        }
+
+        let shared = Arc::new(Shared {
+            dir: dir.to_path_buf(),
+            options,
+            state: Mutex::new(state),
+            work: Condvar::new(),
+            room: Notify::new(),
+            _lock: lock,
+        });
+        let for_writer = shared.clone();
+        let writer = std::thread::Builder::new()
+            .name("raft-log".into())
+            .spawn(move || writer::run(&for_writer))
+            .map_err(io_error("starting the writer of", dir))?;
+        Ok(Self { handle: Arc::new(Handle { shared, writer: Mutex::new(Some(writer)) }) })
+    }
+
+    fn shared(&self) -> &Shared {
+        &self.handle.shared
+    }
+
+    /// Vote, marks and standing as of the newest record queued.
+    pub(super) fn hard(&self) -> HardState {
+        self.shared().state.lock().hard.clone()
+    }
+
+    /// Bytes of all segment files.
+    pub(super) fn len(&self) -> u64 {
+        let state = self.shared().state.lock();
+        state.segments.iter().map(|segment| u64::from(segment.len.load(Ordering::Relaxed))).sum()
+    }
+
+    /// Waits while too much waits for the disk.
+    pub(super) async fn room(&self) {
+        loop {
+            let room = self.shared().room.notified();
+            {
+                let state = self.shared().state.lock();
+                if state.queued_len < QUEUED_LEN_MAX || state.failure.is_some() {
+                    return;
+                }
+            }
+            room.await;
+        }
+    }
+
+    /// Queues entries, which must follow the last one. They can be read at once.
+    pub(super) fn append(&self, entries: Vec<StoredEntry>, done: Done) -> io::Result<()> {
+        let mut state = self.shared().state.lock();
+        state.check()?;
+        for entry in entries {
+            if entry.data.len() > super::ENTRY_LEN_MAX {
+                return Err(io::Error::other(format!("an entry of {} bytes is too long", entry.data.len())));
+            }
+            if state.hard.last.is_none() {
+                state.first = entry.id.index;
+            } else if entry.id.index != next(state.hard.last) {
+                let last = next(state.hard.last) - 1;
+                return Err(io::Error::other(format!("entry {} cannot follow {last}", entry.id.index)));
+            }
+            state.make_room(&self.shared().dir, entry.record_len(), self.shared().options.segment_len);
+            state.put_entry(entry);
+        }
+        state.want_sync(Some(done));
+        state.evict(self.shared().options.cache_len);
+        drop(state);
+        self.shared().work.notify_one();
+        Ok(())
+    }
+
+    /// Changes what is not entries, and queues it. With `done` it is synced; without, it is written when convenient.
+    pub(super) fn update(&self, change: impl FnOnce(&mut HardState), done: Option<Done>) -> io::Result<()> {
+        let mut state = self.shared().state.lock();
+        state.check()?;
+        let mut hard = state.hard.clone();
+        change(&mut hard);
+        if hard == state.hard && done.is_none() {
+            return Ok(());
+        }
+        // Before the change: a new segment opens with the state as it was at the end of the one before.
+        state.make_room(&self.shared().dir, HEADER_LEN + 256, self.shared().options.segment_len);
+        state.hard = hard;
+        state.trim();
+        state.put_state();
+        if done.is_some() {
+            state.want_sync(done);
+        }
+        drop(state);
+        self.shared().work.notify_one();
+        Ok(())
+    }
+
+    /// As [`Log::update`], and returns when it is on the disk.
+    pub(super) async fn update_durably(&self, change: impl FnOnce(&mut HardState)) -> io::Result<()> {
+        let (tx, rx) = tokio::sync::oneshot::channel();
+        // Who no longer waits needs no answer.
+        self.update(change, Some(Box::new(move |result| drop(tx.send(result)))))?;
+        rx.await.unwrap_or_else(|_| Err(closed()))
+    }
+
+    /// Drops the entries behind `last`.
+    pub(super) fn truncate_after(&self, last: Option<EntryId>) -> io::Result<()> {
+        self.update(|hard| hard.last = hard.last.min(last), None)
+    }
+
+    /// Drops the entries up to `upto`, and unlinks files that hold nothing else once that is on the disk.
+    pub(super) fn purge(&self, upto: EntryId) -> io::Result<()> {
+        self.update(
+            |hard| {
+                hard.purged = hard.purged.max(Some(upto));
+                if next(hard.last) <= upto.index {
+                    hard.last = Some(upto);
+                }
+            },
+            None,
+        )?;
+        let mut state = self.shared().state.lock();
+        let keep = state.slots.front().map_or(u64::MAX, |slot| slot.segment);
+        let mut gone = Vec::new();
+        while state.segments.len() > 1 && state.segments[0].number < keep {
+            let segment = state.segments.pop_front().expect("more than one segment");
+            gone.push(segment);
+        }
+        if !gone.is_empty() {
+            state.want_sync(None);
+            let chunk = state.queue.last_mut().expect("the purge is queued, or want_sync made a chunk");
+            chunk.unlink.extend(gone);
+        }
+        drop(state);
+        self.shared().work.notify_one();
+        Ok(())
+    }
+
+    /// Entries of `from..to` that are in the log, in order: as many as fit into `len_max` bytes, but at least one.
+    pub(super) async fn read(&self, from: u64, to: u64, len_max: usize) -> io::Result<Vec<StoredEntry>> {
+        let (mut entries, plan) = {
+            let state = self.shared().state.lock();
+            state.check()?;
+            state.plan(from, to, len_max)
+        };
+        if plan.is_empty() {
+            return Ok(entries);
+        }
+        let mut read = runtime::blocking("raft log read", move || read_runs(&plan)).await?;
+        read.append(&mut entries);
+        Ok(read)
+    }
+
+    /// Writes what is queued and closes. Blocks on the disk; whoever uses the log afterwards gets errors.
+    pub(super) fn close(&self) {
+        self.handle.close();
+    }
+}
+
+impl Handle {
+    fn close(&self) {
+        self.shared.state.lock().closing = true;
+        self.shared.work.notify_all();
+        if let Some(writer) = self.writer.lock().take()
+            && writer.join().is_err()
+        {
+            tracing::error!(dir = %self.shared.dir.display(), "the writer of the raft log panicked");
+        }
+    }
+}
+
+impl Drop for Handle {
+    fn drop(&mut self) {
+        // Not joined: this may be a task of the runtime, and the writer may be in an fsync.
+        self.shared.state.lock().closing = true;
+        self.shared.work.notify_all();
+    }
+}
+
+fn closed() -> io::Error {
+    io::Error::other("the raft log is closed")
+}
+
+impl State {
+    fn check(&self) -> io::Result<()> {
+        match &self.failure {
+            Some(failure) => Err(io::Error::other(failure.clone())),
+            None if self.closing => Err(closed()),
+            None => Ok(()),
+        }
+    }
+
+    fn tail(&self) -> &Arc<Segment> {
+        self.segments.back().expect("an open log has a segment")
+    }
+
+    /// Bytes of the last segment that are known to be on the disk.
+    fn synced_len(&self) -> u32 {
+        if self.synced.0 == self.tail().number { self.synced.1 } else { 0 }
+    }
+
+    /// The chunk that the next record goes to.
+    fn chunk(&mut self) -> &mut Chunk {
+        let tail = self.tail().clone();
+        if self.queue.last().is_none_or(|chunk| chunk.segment.number != tail.number) {
+            self.queue.push(Chunk {
+                segment: tail,
+                creates: false,
+                bytes: Vec::new(),
+                end: self.tail_len,
+                sync: false,
+                done: Vec::new(),
+                unlink: Vec::new(),
+            });
+        }
+        self.queue.last_mut().expect("a chunk was just pushed")
+    }
+
+    fn put(&mut self, put: impl FnOnce(&mut Vec<u8>, u64, u32, u32)) -> (u32, u32) {
+        let (number, offset, synced) = (self.tail().number, self.tail_len, self.synced_len());
+        let chunk = self.chunk();
+        let before = chunk.bytes.len();
+        put(&mut chunk.bytes, number, offset, synced);
+        let len = u32::try_from(chunk.bytes.len() - before).expect("a record is at most BODY_LEN_MAX");
+        chunk.end = offset + len;
+        self.tail_len = offset + len;
+        self.tail().len.store(self.tail_len, Ordering::Relaxed);
+        self.queued_len += len as usize;
+        (offset, len)
+    }
+
+    fn put_state(&mut self) {
+        let hard = self.hard.clone();
+        self.put(|out, number, offset, synced| record::put_state(out, &hard, number, offset, synced));
+    }
+
+    fn put_entry(&mut self, entry: StoredEntry) {
+        let (offset, len) =
+            self.put(|out, number, offset, synced| record::put_entry(out, &entry, number, offset, synced));
+        let segment = self.tail().number;
+        self.slots.push_back(Slot { term: entry.id.term, segment, offset, len });
+        self.hard.last = Some(entry.id);
+        self.cache_len += entry.record_len();
+        self.cache.push_back(entry);
+    }
+
+    /// What is queued so far is to be synced.
+    fn want_sync(&mut self, done: Option<Done>) {
+        let chunk = self.chunk();
+        chunk.sync = true;
+        chunk.done.extend(done);
+    }
+
+    /// Goes on in a new segment if the last one has no room for a record of `len` bytes.
+    fn make_room(&mut self, dir: &Path, len: usize, segment_len: u32) {
+        if self.tail_len as usize + len > segment_len as usize {
+            self.roll(dir);
+        }
+    }
+
+    fn roll(&mut self, dir: &Path) {
+        let number = self.segments.back().map_or(scan::FIRST_SEGMENT, |tail| tail.number + 1);
+        self.segments.push_back(Arc::new(Segment::new(dir, number)));
+        self.tail_len = 0;
+        let header = record::segment_header(number);
+        self.put(|out, _, _, _| out.extend_from_slice(&header));
+        self.chunk().creates = true;
+        self.put_state();
+    }
+
+    /// Drops slots and cached entries that the marks no longer cover.
+    fn trim(&mut self) {
+        let end = next(self.hard.last);
+        while !self.slots.is_empty() && self.first + self.slots.len() as u64 > end {
+            self.slots.pop_back();
+            if let Some(entry) = self.cache.pop_back() {
+                self.cache_len -= entry.record_len();
+            }
+        }
+        scan::trim(&self.hard, &mut self.first, &mut self.slots);
+        while self.cache.len() > self.slots.len() {
+            if let Some(entry) = self.cache.pop_front() {
+                self.cache_len -= entry.record_len();
+            }
+        }
+    }
+
+    /// Keeps the cache within its bound, but for entries that are in no file yet.
+    fn evict(&mut self, cache_len: usize) {
+        while self.cache_len > cache_len {
+            let slot = self.slots[self.slots.len() - self.cache.len()];
+            if (slot.segment, slot.offset) >= self.written {
+                return;
+            }
+            if let Some(entry) = self.cache.pop_front() {
+                self.cache_len -= entry.record_len();
+            }
+        }
+    }
+
+    /// What to read of `from..to`: from the disk first, then the entries given.
+    fn plan(&self, from: u64, to: u64, len_max: usize) -> (Vec<StoredEntry>, Vec<Run>) {
+        let from = from.max(self.first);
+        let to = to.min(self.first + self.slots.len() as u64);
+        let cached_from = self.first + (self.slots.len() - self.cache.len()) as u64;
+        let (mut entries, mut runs) = (Vec::new(), Vec::<Run>::new());
+        let mut len = 0;
+        for index in from..to {
+            let slot = self.slots[position(index, self.first)];
+            len += slot.len as usize;
+            if len > len_max && index > from {
+                break;
+            }
+            if index >= cached_from {
+                entries.push(self.cache[position(index, cached_from)].clone());
+                continue;
+            }
+            let id = EntryId { term: slot.term, index };
+            match runs.last_mut() {
+                Some(run)
+                    if run.segment.number == slot.segment
+                        && slot.offset - run.end() <= GAP_MAX
+                        && run.len as usize <= READ_LEN_MAX =>
+                {
+                    run.len = slot.offset + slot.len - run.offset;
+                    run.wanted.push((id, slot));
+                }
+                _ => {
+                    let segment = &self.segments[position(slot.segment, self.segments[0].number)];
+                    runs.push(Run {
+                        segment: segment.clone(),
+                        offset: slot.offset,
+                        len: slot.len,
+                        wanted: vec![(id, slot)],
+                    });
+                }
+            }
+        }
+        (entries, runs)
+    }
+}
+
+fn position(index: u64, first: u64) -> usize {
+    usize::try_from(index - first).expect("what is in memory can be counted")
+}
+
+/// A stretch of one segment to be read at once.
+struct Run {
+    segment: Arc<Segment>,
+    offset: u32,
+    len: u32,
+    wanted: Vec<(EntryId, Slot)>,
+}
+
+impl Run {
+    fn end(&self) -> u32 {
+        self.offset + self.len
+    }
+}
+
+fn read_runs(runs: &[Run]) -> io::Result<Vec<StoredEntry>> {
+    let mut entries = Vec::new();
+    for run in runs {
+        let path = &run.segment.path;
+        let wrong = |reason: &str| {
+            let text =
+                format!("raft log {}: damaged at byte {}: {reason}; {WAY_OUT}", path.display(), run.offset);
+            io::Error::new(io::ErrorKind::InvalidData, text)
+        };
+        let mut bytes = vec![0; run.len as usize];
+        run.segment.file()?.read_exact_at(&mut bytes, u64::from(run.offset)).map_err(|e| {
+            if e.kind() == io::ErrorKind::UnexpectedEof {
+                wrong("it ends too early")
+            } else {
+                io::Error::new(e.kind(), format!("raft log {}: {e}", path.display()))
+            }
+        })?;
+        let bytes = Bytes::from(bytes);
+        for (id, slot) in &run.wanted {
+            let at = (slot.offset - run.offset) as usize;
+            match record::record(&bytes.slice(at..), slot.segment, slot.offset) {
+                Ok((Record::Entry(entry), _)) if entry.id == *id => entries.push(entry),
+                Ok(_) => return Err(wrong("another record than was written there")),
+                Err(record::Bad::Short) => return Err(wrong("a record is cut")),
+                Err(record::Bad::Damaged(reason)) => return Err(wrong(reason)),
+            }
+        }
+    }
+    Ok(entries)
+}

@@ -1,0 +1,249 @@
+//! Bytes of the raft log: segment header, record header, bodies.
+//!
+//! ```text
+//! segment: | "PMRAFTLG" | version u32 | 0 u32 | number u64 | crc32c u32 of bytes 0..24 | records...
+//! record:  | magic u32 | body len u32 | synced u32 | crc32c u32 of the body | kind u8, 0 u8 x3 |
+//!          | crc32c u32 of (segment number, offset, bytes 0..20) | body
+//! entry:   | term u64 | index u64 | data
+//! ```
+//!
+//! All numbers are little-endian. Holds: every byte is under a checksum; the header's covers where the record stands,
+//! so that an older record left over in reused disk space is none. `synced` is how many bytes of the segment were
+//! known to be on the disk when the record was made: damage below it is no torn tail.
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+
+use crate::types::codec;
+
+pub(super) const SEGMENT_HEADER_LEN: usize = 28;
+pub(super) const HEADER_LEN: usize = 24;
+const SEGMENT_MAGIC: &[u8; 8] = b"PMRAFTLG";
+const VERSION: u32 = 1;
+const MAGIC: u32 = 0x474f_4c52;
+/// Bytes of term and index before the data of an entry.
+const ID_LEN: usize = 16;
+/// Longest body that is believed: an entry with room for what goes with it.
+pub(super) const BODY_LEN_MAX: usize = super::super::ENTRY_LEN_MAX + (1 << 20);
+
+/// Where an entry stands: `index` counts as openraft does, from 0.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub(crate) struct EntryId {
+    pub(crate) term: u64,
+    pub(crate) index: u64,
+}
+
+/// What an entry carries.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum EntryKind {
+    Blank,
+    Normal,
+    Membership,
+}
+
+/// An entry as the log keeps it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct StoredEntry {
+    pub(crate) id: EntryId,
+    pub(crate) kind: EntryKind,
+    pub(crate) data: Bytes,
+}
+
+impl StoredEntry {
+    /// Bytes of its record.
+    pub(super) fn record_len(&self) -> usize {
+        HEADER_LEN + ID_LEN + self.data.len()
+    }
+}
+
+/// A vote as it is promised: to whom, in which term, and whether a majority did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct StoredVote {
+    pub(crate) term: u64,
+    pub(crate) node: u64,
+    pub(crate) committed: bool,
+}
+
+/// What this node is to its cluster.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum Standing {
+    /// Not known yet: neither votes nor stores.
+    #[default]
+    Blank,
+    /// Came with an empty disk into an existing cluster: stores, does not vote.
+    Joining,
+    /// Takes part.
+    Member,
+}
+
+/// Everything but the entries. Each change is written whole; the newest record counts.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct HardState {
+    pub(crate) standing: Standing,
+    pub(crate) vote: Option<StoredVote>,
+    pub(crate) committed: Option<EntryId>,
+    /// Entries up to this one are gone; the next one follows it.
+    pub(crate) purged: Option<EntryId>,
+    /// Last entry at this place of the log. A lower one than before cuts the log.
+    pub(crate) last: Option<EntryId>,
+    /// Boot of the machine that wrote from here on.
+    pub(crate) boot: u128,
+}
+
+/// A decoded record.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Record {
+    Entry(StoredEntry),
+    State(HardState),
+}
+
+const KIND_STATE: u8 = 1;
+const KIND_BLANK: u8 = 2;
+const KIND_NORMAL: u8 = 3;
+const KIND_MEMBERSHIP: u8 = 4;
+
+/// The header of segment `number`.
+pub(super) fn segment_header(number: u64) -> Vec<u8> {
+    let mut out = Vec::with_capacity(SEGMENT_HEADER_LEN);
+    out.extend_from_slice(SEGMENT_MAGIC);
+    out.extend_from_slice(&VERSION.to_le_bytes());
+    out.extend_from_slice(&0u32.to_le_bytes());
+    out.extend_from_slice(&number.to_le_bytes());
+    let crc = crc32c::crc32c(&out);
+    out.extend_from_slice(&crc.to_le_bytes());
+    out
+}
+
+/// Whether these bytes begin segment `number`.
+pub(super) fn check_segment_header(bytes: &[u8], number: u64) -> Result<(), String> {
+    let want = segment_header(number);
+    match bytes.get(..SEGMENT_HEADER_LEN) {
+        Some(found) if found == want => Ok(()),
+        Some(found) if found[..8] == want[..8] && found[8..12] != want[8..12] && sealed(found) => {
+            Err("it was written by another version of this program".into())
+        }
+        Some(_) => Err("its header is damaged".into()),
+        None => Err("it is shorter than its header".into()),
+    }
+}
+
+fn sealed(header: &[u8]) -> bool {
+    crc32c::crc32c(&header[..24]).to_le_bytes() == header[24..28]
+}
+
+fn put_header(out: &mut [u8], number: u64, offset: u32, synced: u32, kind: u8) {
+    let (header, body) = out.split_at_mut(HEADER_LEN);
+    let len = u32::try_from(body.len()).expect("a body is at most BODY_LEN_MAX");
+    header[0..4].copy_from_slice(&MAGIC.to_le_bytes());
+    header[4..8].copy_from_slice(&len.to_le_bytes());
+    header[8..12].copy_from_slice(&synced.to_le_bytes());
+    header[12..16].copy_from_slice(&crc32c::crc32c(body).to_le_bytes());
+    header[16..20].copy_from_slice(&[kind, 0, 0, 0]);
+    let crc = header_crc(header, number, offset);
+    header[20..24].copy_from_slice(&crc.to_le_bytes());
+}
+
+fn header_crc(header: &[u8], number: u64, offset: u32) -> u32 {
+    let crc = crc32c::crc32c(&number.to_le_bytes());
+    let crc = crc32c::crc32c_append(crc, &offset.to_le_bytes());
+    crc32c::crc32c_append(crc, &header[..20])
+}
+
+/// Appends the record of `entry`, which will stand at `offset` of segment `number`.
+pub(super) fn put_entry(out: &mut Vec<u8>, entry: &StoredEntry, number: u64, offset: u32, synced: u32) {
+    let start = out.len();
+    out.resize(start + HEADER_LEN, 0);
+    out.extend_from_slice(&entry.id.term.to_le_bytes());
+    out.extend_from_slice(&entry.id.index.to_le_bytes());
+    out.extend_from_slice(&entry.data);
+    let kind = match entry.kind {
+        EntryKind::Blank => KIND_BLANK,
+        EntryKind::Normal => KIND_NORMAL,
+        EntryKind::Membership => KIND_MEMBERSHIP,
+    };
+    put_header(&mut out[start..], number, offset, synced, kind);
+}
+
+/// Appends the record of `state`, which will stand at `offset` of segment `number`.
+pub(super) fn put_state(out: &mut Vec<u8>, state: &HardState, number: u64, offset: u32, synced: u32) {
+    let start = out.len();
+    out.resize(start + HEADER_LEN, 0);
+    codec::encode_into(state, out).expect("a state is some hundred bytes");
+    put_header(&mut out[start..], number, offset, synced, KIND_STATE);
+}
+
+/// Why bytes are no record.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Bad {
+    /// They end before the record does: a write that did not finish.
+    Short,
+    /// They are all there, and wrong.
+    Damaged(&'static str),
+}
+
+/// Header fields that have passed their checksum.
+pub(super) struct Header {
+    pub(super) body_len: usize,
+    pub(super) synced: u32,
+    body_crc: u32,
+    kind: u8,
+}
+
+fn u32_at(bytes: &[u8], at: usize) -> u32 {
+    u32::from_le_bytes(bytes[at..at + 4].try_into().expect("four bytes"))
+}
+
+fn u64_at(bytes: &[u8], at: usize) -> u64 {
+    u64::from_le_bytes(bytes[at..at + 8].try_into().expect("eight bytes"))
+}
+
+/// The header at the beginning of `bytes`, which stand at `offset` of segment `number`.
+pub(super) fn header(bytes: &[u8], number: u64, offset: u32) -> Result<Header, Bad> {
+    let header = bytes.get(..HEADER_LEN).ok_or(Bad::Short)?;
+    if u32_at(header, 0) != MAGIC || u32_at(header, 20) != header_crc(header, number, offset) {
+        return Err(Bad::Damaged("a record header fails its checksum"));
+    }
+    let body_len = u32_at(header, 4) as usize;
+    if body_len > BODY_LEN_MAX {
+        return Err(Bad::Damaged("a record is longer than any can be"));
+    }
+    Ok(Header { body_len, synced: u32_at(header, 8), body_crc: u32_at(header, 12), kind: header[16] })
+}
+
+/// The record at the beginning of `bytes`, and its length. The data of an entry shares the buffer.
+pub(super) fn record(bytes: &Bytes, number: u64, offset: u32) -> Result<(Record, usize), Bad> {
+    let header = header(bytes, number, offset)?;
+    let end = HEADER_LEN + header.body_len;
+    if bytes.len() < end {
+        return Err(Bad::Short);
+    }
+    let body = bytes.slice(HEADER_LEN..end);
+    if crc32c::crc32c(&body) != header.body_crc {
+        return Err(Bad::Damaged("a record fails its checksum"));
+    }
+    let kind = match header.kind {
+        KIND_STATE => {
+            let state = codec::decode(&body).map_err(|_| Bad::Damaged("a state record makes no sense"))?;
+            return Ok((Record::State(state), end));
+        }
+        KIND_BLANK => EntryKind::Blank,
+        KIND_NORMAL => EntryKind::Normal,
+        KIND_MEMBERSHIP => EntryKind::Membership,
+        _ => return Err(Bad::Damaged("a record is of an unknown kind")),
+    };
+    if body.len() < ID_LEN {
+        return Err(Bad::Damaged("an entry is too short"));
+    }
+    let id = EntryId { term: u64_at(&body, 0), index: u64_at(&body, 8) };
+    Ok((Record::Entry(StoredEntry { id, kind, data: body.slice(ID_LEN..) }), end))
+}
+
+/// Whether a whole record stands anywhere behind `from` that was made when more than `from` bytes were on the disk:
+/// then what stands at `from` is not the tail of an unfinished write.
+pub(super) fn durable_behind(bytes: &Bytes, number: u64, from: usize) -> bool {
+    (from + 1..bytes.len().saturating_sub(HEADER_LEN - 1)).any(|at| {
+        let offset = u32::try_from(at).unwrap_or(u32::MAX);
+        u32_at(bytes, at) == MAGIC
+            && header(&bytes[at..], number, offset).is_ok_and(|h| h.synced as usize > from)
+    })
+}

@@ -1,0 +1,278 @@
+//! The log alone: what it keeps through restarts, what it notices, what it forgives.
+
+use std::fs;
+use std::path::PathBuf;
+
+use tempfile::TempDir;
+
+use super::*;
+
+const OPTIONS: LogOptions = LogOptions { cache_len: 1 << 20, segment_len: 1 << 20 };
+const SMALL: LogOptions = LogOptions { cache_len: 100, segment_len: 600 };
+
+fn entry(term: u64, index: u64, data: &str) -> StoredEntry {
+    StoredEntry {
+        id: EntryId { term, index },
+        kind: EntryKind::Normal,
+        data: Bytes::copy_from_slice(data.as_bytes()),
+    }
+}
+
+fn entries(range: std::ops::Range<u64>) -> Vec<StoredEntry> {
+    range.map(|index| entry(1, index, &format!("entry number {index}"))).collect()
+}
+
+/// Appends and waits for the disk.
+async fn append(log: &Log, entries: Vec<StoredEntry>) {
+    let (tx, rx) = tokio::sync::oneshot::channel();
+    log.append(entries, Box::new(|result| tx.send(result).unwrap())).unwrap();
+    rx.await.unwrap().unwrap();
+}
+
+async fn all(log: &Log) -> Vec<StoredEntry> {
+    log.read(0, u64::MAX, usize::MAX).await.unwrap()
+}
+
+fn segments(dir: &Path) -> Vec<PathBuf> {
+    let mut paths: Vec<_> = fs::read_dir(dir)
+        .unwrap()
+        .map(|item| item.unwrap().path())
+        .filter(|path| path.extension().is_some_and(|suffix| suffix == "raftlog"))
+        .collect();
+    paths.sort();
+    paths
+}
+
+/// A copy of the log's files as they are now: what a crash leaves.
+fn image(dir: &Path) -> TempDir {
+    let copy = TempDir::new().unwrap();
+    for path in segments(dir) {
+        fs::copy(&path, copy.path().join(path.file_name().unwrap())).unwrap();
+    }
+    copy
+}
+
+#[tokio::test]
+async fn what_was_synced_is_there_after_a_restart() {
+    let dir = TempDir::new().unwrap();
+    let vote = StoredVote { term: 2, node: 3, committed: true };
+    {
+        let log = Log::open(dir.path(), SMALL).unwrap();
+        log.update_durably(|hard| hard.vote = Some(vote)).await.unwrap();
+        append(&log, entries(0..40)).await;
+        log.truncate_after(Some(EntryId { term: 1, index: 30 })).unwrap();
+        append(&log, vec![entry(2, 31, "another 31")]).await;
+        log.update(|hard| hard.committed = Some(EntryId { term: 1, index: 20 }), None).unwrap();
+        assert!(segments(dir.path()).len() > 2, "several segments");
+        log.close();
+    }
+    let log = Log::open(dir.path(), SMALL).unwrap();
+    let mut expected = entries(0..31);
+    expected.push(entry(2, 31, "another 31"));
+    assert_eq!(all(&log).await, expected);
+    assert_eq!(log.hard().vote, Some(vote));
+    assert_eq!(log.hard().committed, Some(EntryId { term: 1, index: 20 }));
+    assert_eq!(log.hard().last, Some(EntryId { term: 2, index: 31 }));
+    append(&log, vec![entry(2, 32, "goes on")]).await;
+    assert_eq!(log.read(30, 33, usize::MAX).await.unwrap().len(), 3);
+}
+
+#[tokio::test]
+async fn entries_are_read_before_they_are_on_the_disk_and_reads_are_bounded() {
+    let dir = TempDir::new().unwrap();
+    let log = Log::open(dir.path(), SMALL).unwrap();
+    log.append(entries(0..50), Box::new(|_| ())).unwrap();
+    assert_eq!(all(&log).await, entries(0..50));
+    // Through the cache and through the files alike.
+    append(&log, entries(50..60)).await;
+    assert!(log.shared().state.lock().cache_len <= SMALL.cache_len, "the cache keeps its bound");
+    assert_eq!(all(&log).await, entries(0..60));
+    let some = log.read(10, 60, 200).await.unwrap();
+    assert!(some.len() > 1 && some.len() < 6, "{} entries in 200 bytes", some.len());
+    assert_eq!(some[0], entry(1, 10, "entry number 10"));
+    assert_eq!(log.read(10, 60, 1).await.unwrap().len(), 1, "at least one");
+}
+
+#[tokio::test]
+async fn purging_removes_files_and_survives_a_restart() {
+    let dir = TempDir::new().unwrap();
+    let log = Log::open(dir.path(), SMALL).unwrap();
+    append(&log, entries(0..60)).await;
+    let before = (segments(dir.path()).len(), log.len());
+    log.purge(EntryId { term: 1, index: 49 }).unwrap();
+    append(&log, entries(60..61)).await;
+    log.close();
+    assert!(segments(dir.path()).len() < before.0 && log.len() < before.1);
+    drop(log);
+    let log = Log::open(dir.path(), SMALL).unwrap();
+    assert_eq!(all(&log).await, entries(50..61));
+    // A snapshot was installed: the log begins anew behind it.
+    log.purge(EntryId { term: 4, index: 1000 }).unwrap();
+    append(&log, vec![entry(5, 1001, "behind the snapshot")]).await;
+    log.close();
+    drop(log);
+    let log = Log::open(dir.path(), SMALL).unwrap();
+    assert_eq!(all(&log).await, [entry(5, 1001, "behind the snapshot")]);
+    assert_eq!(log.hard().purged, Some(EntryId { term: 4, index: 1000 }));
+}
+
+/// A power cut between the unlinks may leave old segments behind a gap; entries that are needed must not be missed.
+#[tokio::test]
+async fn a_gap_is_forgiven_where_it_is_purged_and_noticed_where_it_is_not() {
+    let dir = TempDir::new().unwrap();
+    let log = Log::open(dir.path(), SMALL).unwrap();
+    append(&log, entries(0..60)).await;
+    let whole = image(dir.path());
+    log.purge(EntryId { term: 1, index: 55 }).unwrap();
+    append(&log, entries(60..61)).await;
+    log.close();
+    drop(log);
+    let first = segments(whole.path())[0].clone();
+    fs::copy(&first, dir.path().join(first.file_name().unwrap())).unwrap();
+    let log = Log::open(dir.path(), SMALL).unwrap();
+    assert_eq!(all(&log).await, entries(56..61));
+
+    fs::remove_file(&segments(whole.path())[1]).unwrap();
+    let error = Log::open(whole.path(), SMALL).err().unwrap().to_string();
+    assert!(error.contains("missing") && error.contains("rejoin by snapshot"), "{error}");
+}
+
+/// Many callers share one fsync, in the order in which they came.
+#[tokio::test]
+async fn appends_that_wait_together_are_reported_in_order() {
+    let dir = TempDir::new().unwrap();
+    let log = Log::open(dir.path(), OPTIONS).unwrap();
+    let (tx, mut rx) = tokio::sync::mpsc::unbounded_channel();
+    for index in 0..1000 {
+        let tx = tx.clone();
+        log.append(entries(index..index + 1), Box::new(move |result| tx.send((index, result)).unwrap()))
+            .unwrap();
+    }
+    for index in 0..1000 {
+        let (reported, result) = rx.recv().await.unwrap();
+        result.unwrap();
+        assert_eq!(reported, index);
+    }
+}
+
+#[tokio::test]
+async fn two_processes_cannot_share_a_log() {
+    let dir = TempDir::new().unwrap();
+    let _log = Log::open(dir.path(), OPTIONS).unwrap();
+    let error = Log::open(dir.path(), OPTIONS).err().unwrap().to_string();
+    assert!(error.contains("another process"), "{error}");
+}
+
+/// One that was killed in the middle of a write leaves a prefix of it. All that was reported before must be there.
+#[tokio::test]
+async fn cut_at_every_byte_it_opens_with_the_records_before_the_cut() {
+    let dir = TempDir::new().unwrap();
+    let log = Log::open(dir.path(), OPTIONS).unwrap();
+    let mut ends = vec![];
+    let path = segments(dir.path())[0].clone();
+    let opened = fs::metadata(&path).unwrap().len();
+    for index in 0..6 {
+        append(&log, entries(index..index + 1)).await;
+        ends.push(fs::metadata(&path).unwrap().len());
+    }
+    for boot in [boot_id(), boot_id() ^ 1] {
+        for cut in opened..=*ends.last().unwrap() {
+            let copy = image(dir.path());
+            fs::File::options().write(true).open(&segments(copy.path())[0]).unwrap().set_len(cut).unwrap();
+            let log = Log::open_in_boot(copy.path(), OPTIONS, boot).unwrap();
+            let whole = ends.iter().filter(|end| **end <= cut).count() as u64;
+            assert_eq!(all(&log).await, entries(0..whole), "cut at {cut}");
+            append(&log, entries(whole..whole + 1)).await;
+            log.close();
+            drop(log);
+            let log = Log::open_in_boot(copy.path(), OPTIONS, boot).unwrap();
+            assert_eq!(all(&log).await, entries(0..whole + 1), "appended after a cut at {cut}");
+        }
+    }
+}
+
+/// A flipped bit is noticed, whichever it is: in the boot that wrote it always; after a reboot unless it is in the last
+/// write, where it cannot be told from a torn tail and is cut.
+#[tokio::test]
+async fn a_flip_of_any_byte_is_noticed() {
+    let dir = TempDir::new().unwrap();
+    let log = Log::open(dir.path(), SMALL).unwrap();
+    log.update_durably(|hard| hard.vote = Some(StoredVote { term: 1, node: 1, committed: false })).await.unwrap();
+    for index in 0..20 {
+        append(&log, entries(index..index + 1)).await;
+    }
+    let files = segments(dir.path());
+    assert!(files.len() > 1);
+    let last = files.last().unwrap().clone();
+    let before_last = fs::metadata(&last).unwrap().len();
+    append(&log, entries(20..21)).await;
+    assert_eq!(segments(dir.path()).len(), files.len(), "the last write went to the last file");
+
+    for path in &files {
+        let name = path.file_name().unwrap();
+        for at in 0..fs::metadata(path).unwrap().len() {
+            let copy = image(dir.path());
+            let victim = copy.path().join(name);
+            let mut bytes = fs::read(&victim).unwrap();
+            bytes[usize::try_from(at).unwrap()] ^= 0x10;
+            fs::write(&victim, &bytes).unwrap();
+
+            let error = Log::open(copy.path(), SMALL).err().unwrap_or_else(|| panic!("{name:?} byte {at}"));
+            let error = error.to_string();
+            assert!(error.contains(name.to_str().unwrap()) && error.contains("rejoin by snapshot"), "{error}");
+
+            let rebooted = Log::open_in_boot(copy.path(), SMALL, boot_id() ^ 1);
+            if *path == last && at >= before_last {
+                assert_eq!(all(&rebooted.unwrap()).await, entries(0..20));
+            } else {
+                assert!(rebooted.is_err(), "{name:?} byte {at} after a reboot");
+            }
+        }
+    }
+}
+
+/// Damage that comes while the server runs is met by a read from the file.
+#[tokio::test]
+async fn a_flip_under_a_running_server_is_an_error_of_the_read() {
+    let dir = TempDir::new().unwrap();
+    let log = Log::open(dir.path(), SMALL).unwrap();
+    append(&log, entries(0..60)).await;
+    let path = segments(dir.path())[0].clone();
+    let mut bytes = fs::read(&path).unwrap();
+    let at = bytes.len() - 5;
+    bytes[at] ^= 1;
+    fs::write(&path, &bytes).unwrap();
+    let error = log.read(0, 60, usize::MAX).await.unwrap_err().to_string();
+    assert!(error.contains(path.to_str().unwrap()) && error.contains("rejoin by snapshot"), "{error}");
+    assert_eq!(log.read(50, 60, usize::MAX).await.unwrap(), entries(50..60), "others are still there");
+}
+
+/// A power cut may leave a file longer than what was written to it, with zeros there.
+#[tokio::test]
+async fn zeros_behind_the_last_write_are_cut_after_a_reboot() {
+    let dir = TempDir::new().unwrap();
+    let log = Log::open(dir.path(), OPTIONS).unwrap();
+    append(&log, entries(0..5)).await;
+    let copy = image(dir.path());
+    let path = segments(copy.path())[0].clone();
+    let len = fs::metadata(&path).unwrap().len();
+    fs::File::options().write(true).open(&path).unwrap().set_len(len + 4096).unwrap();
+    let log = Log::open_in_boot(copy.path(), OPTIONS, boot_id() ^ 1).unwrap();
+    assert_eq!(all(&log).await, entries(0..5));
+}
+
+/// After a write that failed nothing may be reported as written, or an entry is acknowledged that is nowhere.
+#[tokio::test]
+async fn after_one_failed_write_all_fail() {
+    let dir = TempDir::new().unwrap();
+    let log = Log::open(dir.path(), SMALL).unwrap();
+    append(&log, entries(0..1)).await;
+    // The next segment cannot be made.
+    fs::remove_dir_all(dir.path()).unwrap();
+    let (tx, rx) = tokio::sync::oneshot::channel();
+    log.append(entries(1..60), Box::new(|result| tx.send(result).unwrap())).unwrap();
+    assert!(rx.await.unwrap().is_err());
+    assert!(log.append(entries(60..61), Box::new(|_| ())).is_err());
+    assert!(log.update_durably(|hard| hard.vote = None).await.is_err());
+    assert!(log.read(0, 1, 1).await.is_err());
+}

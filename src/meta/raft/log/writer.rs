@@ -1,0 +1,150 @@
+//! The thread that writes the log: takes all that has gathered, writes it, syncs once, reports.
+//!
+//! While it syncs the next batch gathers by itself, so it never waits for company: a single caller pays one write and
+//! one fsync, and many callers share them. Holds: a segment is synced before the next one is begun; a new one stands
+//! under its name only with its header and state on the disk; files are unlinked by a thread of their own.
+
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+use std::sync::{Arc, mpsc};
+
+use super::scan::{SUFFIX_NEW, Segment};
+use super::{Chunk, Shared, closed};
+
+/// Makes names in `dir` durable.
+pub(super) fn sync_dir(dir: &Path) -> io::Result<()> {
+    File::open(dir)?.sync_all()
+}
+
+/// Runs until the log is closed and all is written.
+pub(super) fn run(shared: &Shared) {
+    let (unlink, unlinked) = mpsc::channel::<Arc<Segment>>();
+    let unlinker =
+        std::thread::Builder::new().name("raft-log-unlink".into()).spawn(move || remove_files(&unlinked));
+    if let Err(e) = &unlinker {
+        tracing::error!(error = %e, "cannot start the thread that unlinks purged raft log files");
+    }
+    let mut unsynced: Option<Arc<Segment>> = None;
+    loop {
+        let chunks = {
+            let mut state = shared.state.lock();
+            while state.queue.is_empty() && !state.closing {
+                shared.work.wait(&mut state);
+            }
+            if state.queue.is_empty() {
+                break;
+            }
+            state.queued_len = 0;
+            std::mem::take(&mut state.queue)
+        };
+        shared.room.notify_waiters();
+        for chunk in chunks {
+            take(shared, chunk, &mut unsynced, &unlink);
+        }
+    }
+    drop(unlink);
+    if let Ok(unlinker) = unlinker
+        && unlinker.join().is_err()
+    {
+        tracing::error!("the thread that unlinks purged raft log files panicked");
+    }
+}
+
+fn take(
+    shared: &Shared,
+    mut chunk: Chunk,
+    unsynced: &mut Option<Arc<Segment>>,
+    unlink: &mpsc::Sender<Arc<Segment>>,
+) {
+    let failed = shared.state.lock().failure.clone();
+    let result = match failed {
+        Some(failure) => Err(io::Error::other(failure)),
+        None => write_in_order(shared, &mut chunk, unsynced),
+    };
+    match result {
+        Ok(()) => {
+            for done in chunk.done {
+                done(Ok(()));
+            }
+            for segment in chunk.unlink {
+                // Without its thread the files stay until the log is opened again.
+                if unlink.send(segment).is_err() {
+                    break;
+                }
+            }
+        }
+        Err(e) => {
+            let text = format!(
+                "raft log {}: {e}; check the disk and its free space, then start this server again",
+                chunk.segment.path.display()
+            );
+            tracing::error!(segment = %chunk.segment.path.display(), error = %e, "the raft log cannot be written");
+            shared.state.lock().failure.get_or_insert_with(|| text.clone());
+            shared.room.notify_waiters();
+            for done in chunk.done {
+                done(Err(io::Error::other(text.clone())));
+            }
+        }
+    }
+}
+
+fn write_in_order(shared: &Shared, chunk: &mut Chunk, unsynced: &mut Option<Arc<Segment>>) -> io::Result<()> {
+    if let Some(before) = unsynced.take_if(|segment| segment.number != chunk.segment.number) {
+        before.file()?.sync_data()?;
+    }
+    write(&shared.dir, chunk, chunk.sync)?;
+    *unsynced = (!chunk.sync && !chunk.creates).then(|| chunk.segment.clone());
+    let at = (chunk.segment.number, chunk.end);
+    let mut state = shared.state.lock();
+    state.written = at;
+    if unsynced.is_none() {
+        state.synced = at;
+    }
+    state.evict(shared.options.cache_len);
+    Ok(())
+}
+
+/// Writes the bytes of `chunk` to the end of its segment, which is made if it is new.
+pub(super) fn write(dir: &Path, chunk: &Chunk, sync: bool) -> io::Result<()> {
+    let segment = &chunk.segment;
+    let len = u32::try_from(chunk.bytes.len()).expect("a chunk is within its segment");
+    let offset = u64::from(chunk.end - len);
+    if !chunk.creates {
+        let file = segment.file()?;
+        file.write_all_at(&chunk.bytes, offset)?;
+        return if sync { file.sync_data() } else { Ok(()) };
+    }
+    let making = segment.path.with_extension(SUFFIX_NEW);
+    let file = File::options().read(true).write(true).create(true).truncate(true).open(&making)?;
+    file.write_all_at(&chunk.bytes, 0)?;
+    file.sync_all()?;
+    std::fs::rename(&making, &segment.path)?;
+    sync_dir(dir)?;
+    segment.file.set(file).map_err(|_| io::Error::other("a segment was made twice"))
+}
+
+/// Removes purged segments, oldest first.
+fn remove_files(segments: &mpsc::Receiver<Arc<Segment>>) {
+    for segment in segments {
+        match std::fs::remove_file(&segment.path) {
+            Ok(()) => tracing::debug!(segment = %segment.path.display(), "purged raft log file removed"),
+            // It holds nothing that is needed; the next opening removes it or reads over it.
+            Err(e) => {
+                tracing::warn!(segment = %segment.path.display(), error = %e, "cannot remove a purged raft log file");
+            }
+        }
+    }
+}
+
+/// What a queue left behind is told.
+impl Drop for Shared {
+    fn drop(&mut self) {
+        for chunk in std::mem::take(&mut self.state.get_mut().queue) {
+            for done in chunk.done {
+                done(Err(closed()));
+            }
+        }
+    }
+}

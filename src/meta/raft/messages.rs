@@ -1,0 +1,243 @@
+//! What metadata servers say to each other about consensus, and how it is laid out in a frame.
+//!
+//! The meta part is a version byte and the encoded message; the commands of entries and the bytes of a snapshot travel
+//! as payload. Holds: what comes from a peer is checked before openraft sees it: lengths add up, indexes follow.
+
+use bytes::Bytes;
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+use openraft::raft::AppendEntriesRequest;
+
+use super::log::{EntryId, EntryKind, StoredEntry};
+use super::store;
+use super::types::{LogId, SnapshotMeta, TypeConfig, Vote};
+use crate::types::codec;
+use crate::wire::RpcError;
+
+/// Kinds of frames, within the band of consensus.
+pub mod kind {
+    use crate::wire::message::kind::{RAFT_FIRST, RAFT_LAST};
+
+    /// Entries, or news of what is committed.
+    pub const APPEND: u16 = RAFT_FIRST;
+    /// The leader is alive: no entries, answered without waiting for the disk.
+    pub const HEARTBEAT: u16 = RAFT_FIRST + 1;
+    /// A candidate asks for a vote.
+    pub const VOTE: u16 = RAFT_FIRST + 2;
+    /// Would a vote be given? Changes nothing.
+    pub const PRE_VOTE: u16 = RAFT_FIRST + 3;
+    /// The leader asks the receiver to take over.
+    pub const TRANSFER: u16 = RAFT_FIRST + 4;
+    /// What does the receiver know of a cluster?
+    pub const PROBE: u16 = RAFT_FIRST + 5;
+    /// A snapshot is coming.
+    pub const SNAPSHOT_BEGIN: u16 = RAFT_FIRST + 6;
+    /// Part of it.
+    pub const SNAPSHOT_PART: u16 = RAFT_FIRST + 7;
+    /// It is complete: install it.
+    pub const SNAPSHOT_END: u16 = RAFT_FIRST + 8;
+
+    const _: () = assert!(SNAPSHOT_END <= RAFT_LAST);
+}
+
+/// Version of these layouts.
+const VERSION: u8 = 1;
+/// Bytes of a snapshot in one message.
+pub(super) const PART_LEN: usize = 1 << 20;
+
+/// Head of an append; the data of the entries follows in the payload, end to end.
+#[derive(Serialize, Deserialize)]
+struct AppendHead {
+    vote: Vote,
+    prev: Option<LogId>,
+    commit: Option<LogId>,
+    first: u64,
+    entries: Vec<EntryHead>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct EntryHead {
+    term: u64,
+    kind: u8,
+    len: u32,
+}
+
+/// Answer to a probe: what this node knows of a cluster.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Probed {
+    /// Who answers.
+    pub(super) node: u64,
+    /// Highest term it has promised anything in.
+    pub(super) term: u64,
+    /// It has accepted a leader, or holds entries of one.
+    pub(super) has_seen_leader: bool,
+    /// It leads, in `term`.
+    pub(super) leads: bool,
+    /// Last entry in its log.
+    pub(super) last: Option<LogId>,
+}
+
+#[derive(Serialize, Deserialize)]
+pub(super) struct SnapshotBegin {
+    pub(super) vote: Vote,
+    pub(super) id: String,
+    pub(super) len: u64,
+}
+
+/// Where the receiver of a snapshot wants the next part from; or a vote that beats the sender's.
+#[derive(Serialize, Deserialize)]
+pub(super) enum SnapshotTurn {
+    From(u64),
+    Outvoted(Vote),
+}
+
+#[derive(Serialize, Deserialize)]
+pub(super) struct SnapshotPart {
+    pub(super) id: String,
+    pub(super) offset: u64,
+    pub(super) crc: u32,
+}
+
+#[derive(Serialize, Deserialize)]
+pub(super) struct SnapshotEnd {
+    pub(super) vote: Vote,
+    pub(super) id: String,
+    pub(super) meta: SnapshotMeta,
+}
+
+fn refused(reason: impl ToString) -> RpcError {
+    RpcError::Refused { reason: reason.to_string() }
+}
+
+/// The meta part that carries `message`.
+pub(super) fn pack<T: Serialize>(message: &T) -> Result<Vec<u8>, RpcError> {
+    let mut out = vec![VERSION];
+    codec::encode_into(message, &mut out).map_err(refused)?;
+    Ok(out)
+}
+
+/// The message in a meta part.
+pub(super) fn unpack<T: DeserializeOwned>(meta: &[u8]) -> Result<T, RpcError> {
+    match meta.split_first() {
+        Some((&VERSION, message)) => codec::decode(message).map_err(refused),
+        Some((version, _)) => Err(refused(format!("consensus message of version {version}"))),
+        None => Err(refused("empty consensus message")),
+    }
+}
+
+/// Meta and payload of an append.
+pub(super) fn pack_append(request: AppendEntriesRequest<TypeConfig>) -> Result<(Vec<u8>, Bytes), RpcError> {
+    let mut entries = Vec::with_capacity(request.entries.len());
+    let mut parts = Vec::with_capacity(request.entries.len());
+    let mut first = 0;
+    for (i, entry) in request.entries.into_iter().enumerate() {
+        let StoredEntry { id, kind, data } = store::stored_entry(entry).map_err(refused)?;
+        if i == 0 {
+            first = id.index;
+        }
+        let kind = match kind {
+            EntryKind::Blank => 0,
+            EntryKind::Normal => 1,
+            EntryKind::Membership => 2,
+        };
+        let len = u32::try_from(data.len()).map_err(refused)?;
+        entries.push(EntryHead { term: id.term, kind, len });
+        parts.push(data);
+    }
+    let payload = match parts.len() {
+        0 => Bytes::new(),
+        1 => parts.remove(0),
+        _ => parts.concat().into(),
+    };
+    let head = AppendHead {
+        vote: request.vote,
+        prev: request.prev_log_id,
+        commit: request.leader_commit,
+        first,
+        entries,
+    };
+    Ok((pack(&head)?, payload))
+}
+
+/// The append in a frame.
+pub(super) fn unpack_append(
+    meta: &[u8],
+    payload: &[u8],
+) -> Result<AppendEntriesRequest<TypeConfig>, RpcError> {
+    let head: AppendHead = unpack(meta)?;
+    if !head.entries.is_empty() && head.first != head.prev.map_or(0, |prev| prev.index + 1) {
+        return Err(refused("entries do not follow the one they are to follow"));
+    }
+    // The frame's buffer may be larger than what is kept of it, and entries are kept for long.
+    let mut data = Bytes::copy_from_slice(payload);
+    let mut entries = Vec::with_capacity(head.entries.len());
+    for (index, entry) in (head.first..).zip(head.entries) {
+        let kind = match entry.kind {
+            0 => EntryKind::Blank,
+            1 => EntryKind::Normal,
+            2 => EntryKind::Membership,
+            other => return Err(refused(format!("entry of kind {other}"))),
+        };
+        let len = entry.len as usize;
+        if len > data.len() || len > super::ENTRY_LEN_MAX {
+            return Err(refused("an entry is longer than its bytes"));
+        }
+        let stored = StoredEntry { id: EntryId { term: entry.term, index }, kind, data: data.split_to(len) };
+        entries.push(store::raft_entry(stored).map_err(refused)?);
+    }
+    if !data.is_empty() {
+        return Err(refused("bytes behind the last entry"));
+    }
+    Ok(AppendEntriesRequest { vote: head.vote, prev_log_id: head.prev, entries, leader_commit: head.commit })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::meta::raft::types::{Commands, RaftEntryOf};
+    use openraft::EntryPayload;
+    use openraft::entry::RaftEntry;
+
+    fn request() -> AppendEntriesRequest<TypeConfig> {
+        let normal = |index, data: &'static [u8]| {
+            let payload = EntryPayload::Normal(Commands(Bytes::from_static(data)));
+            RaftEntryOf::new(LogId::new_term_index(3, index), payload)
+        };
+        AppendEntriesRequest {
+            vote: Vote::new_committed(3, 1),
+            prev_log_id: Some(LogId::new_term_index(2, 6)),
+            entries: vec![
+                normal(7, b"seven"),
+                RaftEntryOf::new(LogId::new_term_index(3, 8), EntryPayload::Blank),
+                normal(9, b"nine"),
+            ],
+            leader_commit: Some(LogId::new_term_index(2, 5)),
+        }
+    }
+
+    #[test]
+    fn an_append_travels_unchanged() {
+        let (meta, payload) = pack_append(request()).unwrap();
+        assert_eq!(format!("{:?}", unpack_append(&meta, &payload).unwrap()), format!("{:?}", request()));
+    }
+
+    /// A peer that is broken or hostile must not bring the server down, nor get nonsense into the log.
+    #[test]
+    fn a_mangled_append_is_refused_without_a_panic() {
+        let (meta, payload) = pack_append(request()).unwrap();
+        for len in 0..meta.len() {
+            assert!(unpack_append(&meta[..len], &payload).is_err());
+        }
+        for len in 0..payload.len() {
+            assert!(unpack_append(&meta, &payload[..len]).is_err());
+        }
+        for at in 0..meta.len() {
+            for bit in 0..8 {
+                let mut bad = meta.clone();
+                bad[at] ^= 1 << bit;
+                drop(unpack_append(&bad, &payload));
+            }
+        }
+    }
+}
