@@ -526,8 +526,7 @@ async fn a_request_that_wants_no_answer_gets_none() {
 /// A caller that sends and never reads: the server stops reading from it, so that its memory stays bounded.
 #[tokio::test]
 async fn a_caller_that_takes_no_replies_is_read_no_further() {
-    let setup =
-        serve_at(any(), Limits { stall_timeout: Duration::from_millis(200), ..Limits::default() }).await;
+    let setup = serve_at(any(), Limits { stall_timeout: Duration::from_secs(2), ..Limits::default() }).await;
     let mut raw = Raw::greeted(&setup).await;
     let bytes = frame(Flags::REQUEST, ECHO, 1, b"", &vec![1; 4 << 20]);
     let flood = async {
@@ -537,9 +536,10 @@ async fn a_caller_that_takes_no_replies_is_read_no_further() {
         }
         sent
     };
-    // Without the bound all of the flood would be taken; with it the server closes a peer that takes nothing.
+    // The bound is four blocks; the sockets hold some more. Then nothing is taken any more, until the server
+    // closes a peer that takes nothing itself. The stall is long enough that without the bound more would pass.
     let sent = timeout(LONG, flood).await.expect("the flood ends");
-    assert!(sent < 64, "{sent} blocks were taken");
+    assert!(sent < 16, "{sent} blocks were taken");
     until(|| setup.server.connection_count() == 0).await;
     assert_serves(&setup).await;
 }
