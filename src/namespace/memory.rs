@@ -6,7 +6,8 @@ use std::ops::ControlFlow;
 
 use bytes::Bytes;
 
-use super::{Change, View, ViewError};
+use super::records::{Record, Superblock};
+use super::{Change, View, ViewError, keys};
 
 /// Records in a `BTreeMap`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -28,6 +29,19 @@ impl MemoryView {
             };
             assert_eq!(was.as_ref(), old.as_ref(), "key {key:02x?}: the change was made for another view");
         }
+    }
+
+    /// For tests that want names to collide: only `bits` bits (1 to 63) of the name hash count from now on. The namespace must be
+    /// founded and without names.
+    ///
+    /// # Errors
+    /// When there is no superblock.
+    #[doc(hidden)]
+    pub fn weaken_hash(&mut self, bits: u8) -> Result<(), ViewError> {
+        let stored = self.records.get(keys::SUPERBLOCK).map_or(&[][..], |bytes| bytes);
+        let superblock = Superblock { hash_bits: bits, ..Superblock::decode(stored)? };
+        self.records.insert(keys::SUPERBLOCK.to_vec(), superblock.encode());
+        Ok(())
     }
 }
 

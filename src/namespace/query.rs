@@ -14,7 +14,7 @@ use super::txn::{Step, Stop, corrupt, read, scan};
 use super::{View, ViewError, access, extents, inspect, keys};
 use crate::types::{
     Access, Cookie, Cred, DirEntry, FileKind, Found, FsError, FsTotals, Group, GroupId, InodeId, Name,
-    NodeId, NodeState, Query, QueryReply, ROOT_INODE,
+    NodeId, NodeState, Query, QueryReply,
 };
 
 /// Answers one question with the rights of `cred`.
@@ -244,7 +244,7 @@ mod tests {
     use super::super::ops::fixture::{Bench, name};
     use super::super::{MemoryView, Op};
     use super::*;
-    use crate::types::{Epoch, MakeNode};
+    use crate::types::{Epoch, MakeNode, ROOT_INODE};
 
     #[test]
     fn before_the_cluster_is_founded_nothing_is_found() {

@@ -6,9 +6,7 @@ use super::super::extents::{Edit, SIZE_MAX};
 use super::super::records::Inode;
 use super::super::txn::Step;
 use super::super::{Txn, ViewError};
-use crate::types::{
-    Access, Cred, FileKind, FsError, InodeId, MODE_BITS, SetAttrs, SetTime, Timestamp, UpdateReply,
-};
+use crate::types::{Access, Cred, FileKind, FsError, InodeId, MODE_BITS, SetAttrs, SetTime, UpdateReply};
 
 pub(crate) fn set_attrs(txn: &mut Txn<'_>, caller: &Caller<'_>, update: &SetAttrs) -> Step<UpdateReply> {
     let SetAttrs { inode: id, set, by_handle } = update;
@@ -118,7 +116,7 @@ fn truncate(txn: &mut Txn<'_>, id: InodeId, size: u64) -> Result<(), ViewError> 
 mod tests {
     use super::super::fixture::{Bench, T0};
     use super::*;
-    use crate::types::{SetAttr, Update};
+    use crate::types::{SetAttr, Timestamp, Update};
 
     #[test]
     fn a_truncate_cuts_and_extends() {
