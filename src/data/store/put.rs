@@ -19,7 +19,7 @@ use crate::types::{BLOCK_LEN_MAX, BlockId, Checksum};
 impl BlockStore {
     /// Stores a block, durably: in as many healthy directories as the mode asks, at least one.
     ///
-    /// Sent again it is [`Put::AlreadyStored`], after a copy was read and found whole.
+    /// Sent again it is [`Put::AlreadyStored`], after its copies were read, and mended where they were not whole.
     ///
     /// # Errors
     /// See [`StoreError`]. After an error the block may nevertheless be stored; sending it again is harmless.
@@ -42,7 +42,8 @@ impl BlockStore {
                 let (have_len, have) = (entry.len, entry.checksum);
                 return Err(StoreError::Conflict { block: id, have_len, have, sent: checksum });
             }
-            if self.has_whole_copy(id, entry) {
+            // Reads every copy, and adds those that a directory which failed meanwhile could not take.
+            if self.mend_locked(id, entry).is_ok() {
                 count(&self.counters.put_again_count, 1);
                 return Ok(Put::AlreadyStored);
             }

@@ -65,14 +65,7 @@ impl BlockStore {
         let _guard = self.busy.enter(id);
         let entry = self.index.lock().get(id).ok_or(StoreError::NotFound(id))?;
         count(&self.counters.verify_count, 1);
-        let verified = self.mend_locked(id, entry)?;
-        Ok(verified)
-    }
-
-    /// True if at least one copy is whole, read to its end.
-    pub(super) fn has_whole_copy(&self, id: BlockId, entry: Entry) -> bool {
-        let block = entry.block(id);
-        self.holders(entry.copies).any(|(_, copy)| copy.read_all(&block).is_ok())
+        self.mend_locked(id, entry)
     }
 
     /// Asks one copy after the other: those not known to be bad first, then healthy directories before others.
@@ -135,7 +128,7 @@ impl BlockStore {
     }
 
     /// Reads every copy to its end, writes the bad ones anew and adds lacking ones. Called with the block locked.
-    fn mend_locked(&self, id: BlockId, entry: Entry) -> Result<Verified, StoreError> {
+    pub(super) fn mend_locked(&self, id: BlockId, entry: Entry) -> Result<Verified, StoreError> {
         let block = entry.block(id);
         let (mut good, mut bad): (DirectorySet, DirectorySet) = (0, 0);
         let mut whole = None;

@@ -43,7 +43,7 @@ fn run(mode: Spread, steps: Vec<Step>) {
     let mut deleted: BTreeMap<BlockId, Bytes> = BTreeMap::new();
     // At most one damaged file at a time, so that a mirror always has a good copy.
     let mut damaged: Option<BlockId> = None;
-    // Deleted while damaged: if a crash brings back the damaged copy alone, it may say so.
+    // Of a deleted block a crash may bring back one copy alone, and a damaged one.
     let mut doubtful: BTreeSet<BlockId> = BTreeSet::new();
     for step in steps {
         match step {
@@ -74,7 +74,7 @@ fn run(mode: Spread, steps: Vec<Step>) {
             Step::Delete(n) => {
                 assert_eq!(store.delete(block(n)).unwrap(), model.contains_key(&block(n)));
                 deleted.extend(model.remove_entry(&block(n)));
-                doubtful.extend(damaged.filter(|&d| d == block(n)));
+                doubtful.insert(block(n));
                 damaged = damaged.filter(|&d| d != block(n));
             }
             Step::Flip(file, at) => {
