@@ -71,6 +71,16 @@ impl Consensus {
     /// # Errors
     /// The log cannot be written, consensus was stopped meanwhile, or the list of voters lacks this node.
     pub async fn bootstrap(&self, voters: BTreeMap<NodeId, NodeAddress>) -> Result<(), StoreError> {
+        let joined = self.join(voters).await;
+        if let Err(error) = &joined
+            && !self.shared.tasks.stopping().is_stopping()
+        {
+            self.shared.failure.send_replace(Some(error.clone()));
+        }
+        joined
+    }
+
+    async fn join(&self, voters: BTreeMap<NodeId, NodeAddress>) -> Result<(), StoreError> {
         let _one = self.shared.bootstrapping.lock().await;
         if self.shared.raft.get().is_some() {
             return Ok(());

@@ -404,6 +404,11 @@ impl Consensus {
         runtime::blocking("close raft log", move || log.close()).await;
     }
 
+    #[cfg(test)]
+    fn delay_syncs(&self, by: std::time::Duration) {
+        self.shared.log.delay_syncs(by);
+    }
+
     /// The leader that openraft names instead of this node.
     fn forward(&self, forward: &ForwardToLeader<TypeConfig>) -> Option<(NodeId, NodeAddress)> {
         let node = forward.leader_id?;

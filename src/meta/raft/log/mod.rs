@@ -44,7 +44,7 @@ const GAP_MAX: u32 = 4096;
 pub(super) type Done = Box<dyn FnOnce(io::Result<()>) + Send>;
 
 /// Sizes of a log.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 pub(super) struct LogOptions {
     pub(super) cache_len: usize,
     pub(super) segment_len: u32,
@@ -70,8 +70,11 @@ struct Shared {
     work: Condvar,
     /// Wakes who waits for the queue to shrink.
     room: Notify,
-    /// Held for as long as the log is open, so that no other process opens it.
-    _lock: File,
+    /// For tests: how long each sync takes besides, in milliseconds.
+    #[cfg(test)]
+    sync_delay: std::sync::atomic::AtomicU64,
+    /// Held until the log is closed, so that no other process opens it.
+    lock: Mutex<Option<File>>,
 }
 
 struct State {
@@ -181,7 +184,9 @@ impl Log {
             state: Mutex::new(state),
             work: Condvar::new(),
             room: Notify::new(),
-            _lock: lock,
+            #[cfg(test)]
+            sync_delay: std::sync::atomic::AtomicU64::new(0),
+            lock: Mutex::new(Some(lock)),
         });
         let for_writer = shared.clone();
         let writer = std::thread::Builder::new()
@@ -322,6 +327,12 @@ impl Log {
         Ok(read)
     }
 
+    #[cfg(test)]
+    pub(super) fn delay_syncs(&self, by: std::time::Duration) {
+        let millis = u64::try_from(by.as_millis()).expect("a short time");
+        self.shared().sync_delay.store(millis, Ordering::Relaxed);
+    }
+
     /// Writes what is queued and closes. Blocks on the disk; whoever uses the log afterwards gets errors.
     pub(super) fn close(&self) {
         self.handle.close();
@@ -337,6 +348,7 @@ impl Handle {
         {
             tracing::error!(dir = %self.shared.dir.display(), "the writer of the raft log panicked");
         }
+        self.shared.lock.lock().take();
     }
 }
 

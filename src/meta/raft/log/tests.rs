@@ -197,7 +197,9 @@ async fn cut_at_every_byte_it_opens_with_the_records_before_the_cut() {
 async fn a_flip_of_any_byte_is_noticed() {
     let dir = TempDir::new().unwrap();
     let log = Log::open(dir.path(), SMALL).unwrap();
-    log.update_durably(|hard| hard.vote = Some(StoredVote { term: 1, node: 1, committed: false })).await.unwrap();
+    log.update_durably(|hard| hard.vote = Some(StoredVote { term: 1, node: 1, committed: false }))
+        .await
+        .unwrap();
     for index in 0..20 {
         append(&log, entries(index..index + 1)).await;
     }
@@ -219,7 +221,10 @@ async fn a_flip_of_any_byte_is_noticed() {
 
             let error = Log::open(copy.path(), SMALL).err().unwrap_or_else(|| panic!("{name:?} byte {at}"));
             let error = error.to_string();
-            assert!(error.contains(name.to_str().unwrap()) && error.contains("rejoin by snapshot"), "{error}");
+            assert!(
+                error.contains(name.to_str().unwrap()) && error.contains("rejoin by snapshot"),
+                "{error}"
+            );
 
             let rebooted = Log::open_in_boot(copy.path(), SMALL, boot_id() ^ 1);
             if *path == last && at >= before_last {

@@ -95,6 +95,11 @@ fn write_in_order(shared: &Shared, chunk: &mut Chunk, unsynced: &mut Option<Arc<
         before.file()?.sync_data()?;
     }
     write(&shared.dir, chunk, chunk.sync)?;
+    #[cfg(test)]
+    if chunk.sync {
+        let delay = shared.sync_delay.load(std::sync::atomic::Ordering::Relaxed);
+        std::thread::sleep(std::time::Duration::from_millis(delay));
+    }
     *unsynced = (!chunk.sync && !chunk.creates).then(|| chunk.segment.clone());
     let at = (chunk.segment.number, chunk.end);
     let mut state = shared.state.lock();

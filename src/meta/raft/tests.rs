@@ -1,1 +1,0 @@
-//! Tests of consensus as a whole.
