@@ -3,6 +3,7 @@
 //! `main.rs` calls [`main`]. The one folder that sees every role. Holds: what goes wrong is one line on standard error
 //! that says what and what to do; exit code 0 is success, 1 a failure, 2 a command line or configuration that cannot be.
 
+mod bench;
 mod health;
 mod logging;
 mod roles;
@@ -48,6 +49,8 @@ enum Command {
     Status(status::StatusArgs),
     /// Ask a server over HTTP whether it is ready; exit code 0 if so
     Health(health::HealthArgs),
+    /// Measure a running cluster; leaves nothing behind
+    Bench(bench::BenchArgs),
     /// Print the version
     Version,
 }
@@ -136,6 +139,7 @@ fn run(cli: Cli) -> Result<ExitCode, Failure> {
         Command::Meta(args) => serve::meta(&global, &args),
         Command::Status(args) => tool(&global, status::run(&global, &args)),
         Command::Health(args) => tool(&global, health::run(&args)),
+        Command::Bench(args) => tool(&global, bench::run(&global, &args)),
         Command::Version => {
             println!("pohmelfs {}", env!("CARGO_PKG_VERSION"));
             Ok(ExitCode::SUCCESS)
