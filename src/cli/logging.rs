@@ -16,8 +16,9 @@ pub(crate) enum Format {
     Json,
 }
 
-/// Libraries that tell more than an operator wants to read.
-const QUIET: &str = "openraft=warn,sled=warn,hyper=warn,raft_log=warn";
+/// Libraries that tell more than an operator wants to read: openraft warns at each heartbeat to a server that is down, which
+/// `net` and the status tell once.
+const QUIET: &str = "openraft=error,sled=warn,hyper=warn,raft_log=warn";
 
 /// Starts logging to standard error; without `--log`, at `level`. A panic becomes a line of the log.
 ///

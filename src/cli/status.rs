@@ -97,7 +97,8 @@ async fn ask_one(
     request: Vec<u8>,
 ) -> Result<ClusterStatus, String> {
     let at = |e: &dyn std::fmt::Display| format!("{address}: {e}");
-    let reply = channel.call(kind::META, request, Bytes::new(), ANSWER_TIMEOUT).await.map_err(|e| at(&e))?;
+    let reply = channel.call(kind::META, request, Bytes::new(), ANSWER_TIMEOUT).await;
+    let reply = reply.map_err(|e| e.to_string())?;
     match codec::decode::<MetaReply>(&reply.meta).map_err(|e| at(&e))? {
         MetaReply::Status(json) => serde_json::from_str(&json).map_err(|e| at(&e)),
         other => Err(at(&format!("answered with something else: {other:?}"))),
