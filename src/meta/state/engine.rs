@@ -176,6 +176,12 @@ impl Engine {
         self.cache.clear();
     }
 
+    /// What a database that loses a record would do.
+    #[cfg(test)]
+    pub(super) fn lose_raw(&self, key: &[u8]) {
+        assert!(self.tree.remove(key).unwrap().is_some());
+    }
+
     /// Writes sled's buffers, closes it and fsyncs its files (sled itself does not), for an orderly end.
     pub(super) fn close(self) -> Result<(), StoreError> {
         let Self { tree, db, cache, dir } = self;

@@ -127,7 +127,7 @@ impl Drop for Owner {
 
 impl State {
     /// Opens the state, rebuilding sled from the newest good snapshot when it cannot be trusted. Reads the whole view to
-    /// verify it: about a second for a million records.
+    /// verify it: about two seconds for a million records.
     ///
     /// # Errors
     /// The directory is in use by another process, or cannot be read or written.

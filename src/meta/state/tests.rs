@@ -446,6 +446,40 @@ fn a_flipped_byte_in_the_database_is_noticed_and_the_view_rebuilt() {
 }
 
 #[test]
+fn a_record_that_sled_lost_is_missed_at_open() {
+    let dir = TempDir::new().unwrap();
+    let model = closed_state(dir.path(), 23, 40);
+    let engine = engine::Engine::open(&recover::view_dir(dir.path(), 0), 1 << 20, 1 << 10).unwrap();
+    engine.lose_raw(model.records.keys().nth(5).unwrap());
+    engine.close().unwrap();
+    let state = open(dir.path());
+    assert!(state.status().rebuilt.unwrap().contains("not those of its stamp"));
+    model.replay(&state);
+    model.assert_equals(&state);
+}
+
+#[test]
+fn an_installed_snapshot_replaces_what_was_still_in_memory() {
+    let (leader_dir, dir) = (TempDir::new().unwrap(), TempDir::new().unwrap());
+    let (mut rng, mut model, mut other) = (Rng(41), Model::new(), Model::new());
+    let (leader, state) = (open(leader_dir.path()), open(dir.path()));
+    for _ in 0..9 {
+        model.grow(&mut rng, 50, 500);
+    }
+    model.replay(&leader);
+    let snapshot = leader.build_snapshot().unwrap();
+    // Without a writer all of it stays in memory.
+    state.owner.end_writer(false);
+    other.grow(&mut rng, 200, 500);
+    other.replay(&state);
+    let incoming = state.incoming_path(&snapshot.id).unwrap();
+    fs::copy(&snapshot.path, &incoming).unwrap();
+    state.install_snapshot(&incoming).unwrap();
+    model.assert_equals(&state);
+    assert_eq!((state.status().overlay_bytes, state.status().overlay_records), (0, 0));
+}
+
+#[test]
 fn damage_under_a_running_state_is_an_error_and_cured_by_the_next_start() {
     let dir = TempDir::new().unwrap();
     let model = closed_state(dir.path(), 22, 40);
