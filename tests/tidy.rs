@@ -107,13 +107,15 @@ struct Source {
     text: String,
     /// The text without comments, strings and, unless all of it is tests, test modules; the same lines.
     code: String,
+    /// It is compiled for tests only.
+    test: bool,
 }
 
 impl Source {
     fn new(path: &str, text: &str) -> Self {
         let code = blank(text);
         let code = if is_test(path) { code } else { without_tests(&code) };
-        Self { path: path.to_owned(), text: text.to_owned(), code }
+        Self { path: path.to_owned(), text: text.to_owned(), code, test: is_test(path) }
     }
 
     /// The folder of `src` it belongs to; the root's own files have none.
@@ -124,6 +126,21 @@ impl Source {
     fn breach(&self, line: usize, what: impl std::fmt::Display) -> String {
         format!("{}:{}: {what}", self.path, line + 1)
     }
+}
+
+/// Files and folders that a file takes in for tests only: `#[cfg(test)] mod fake;`.
+fn test_modules(path: &str, text: &str) -> Vec<String> {
+    let folder = match path.rsplit_once('/') {
+        Some((folder, "mod.rs" | "lib.rs" | "main.rs")) => folder.to_owned(),
+        _ => path.trim_end_matches(".rs").to_owned(),
+    };
+    let lines: Vec<&str> = text.lines().map(str::trim).collect();
+    let named = lines.windows(2).filter(|pair| pair[0] == "#[cfg(test)]").filter_map(|pair| {
+        let declared = pair[1].strip_suffix(';')?;
+        let at = declared.find("mod ").filter(|at| *at == 0 || declared.starts_with("pub"))?;
+        Some(&declared[at + "mod ".len()..])
+    });
+    named.flat_map(|name| [format!("{folder}/{name}.rs"), format!("{folder}/{name}/")]).collect()
 }
 
 fn is_test(path: &str) -> bool {
@@ -269,7 +286,7 @@ fn folders_used(code: &str) -> Vec<(usize, String)> {
 
 fn rule_order(source: &Source) -> Vec<String> {
     let Some(folder) = source.folder() else { return Vec::new() };
-    if is_test(&source.path) {
+    if source.test {
         return Vec::new();
     }
     let Some((_, allowed)) = MAY_USE.iter().find(|(f, _)| *f == folder) else {
@@ -284,7 +301,7 @@ fn rule_order(source: &Source) -> Vec<String> {
 }
 
 fn rule_purity(source: &Source) -> Vec<String> {
-    if is_test(&source.path) || !source.folder().is_some_and(|f| PURE.contains(&f)) {
+    if source.test || !source.folder().is_some_and(|f| PURE.contains(&f)) {
         return Vec::new();
     }
     let mut breaches = Vec::new();
@@ -296,7 +313,7 @@ fn rule_purity(source: &Source) -> Vec<String> {
 }
 
 fn rule_confined(source: &Source) -> Vec<String> {
-    if is_test(&source.path) {
+    if source.test {
         return Vec::new();
     }
     let mut breaches = Vec::new();
@@ -359,9 +376,15 @@ fn sources() -> Vec<Source> {
     files.sort();
     let read = |path: &PathBuf| {
         let name = path.strip_prefix(root).unwrap().to_str().unwrap().to_owned();
-        Source::new(&name, &fs::read_to_string(path).unwrap())
+        (name, fs::read_to_string(path).unwrap())
     };
-    files.iter().map(read).collect()
+    let texts: Vec<(String, String)> = files.iter().map(read).collect();
+    let for_tests: Vec<String> = texts.iter().flat_map(|(name, text)| test_modules(name, text)).collect();
+    let source = |(name, text): &(String, String)| {
+        let test = for_tests.iter().any(|t| name == t || (t.ends_with('/') && name.starts_with(t.as_str())));
+        Source { test: test || is_test(name), ..Source::new(name, text) }
+    };
+    texts.iter().map(source).collect()
 }
 
 fn hold(rule: fn(&Source) -> Vec<String>) {
@@ -465,6 +488,15 @@ fn the_order_of_dependency_has_no_cycle_and_names_real_folders() {
         assert!(uses.iter().all(|u| seen.contains(u)), "{folder} uses one that comes later");
         seen.insert(*folder);
     }
+}
+
+#[test]
+fn modules_for_tests_are_known() {
+    let text =
+        "#[cfg(test)]\nmod fake;\n#[cfg(test)]\npub(crate) mod x;\nmod real;\n#[cfg(test)]\nuse a::b;\n";
+    let known = test_modules("src/client/mod.rs", text);
+    assert_eq!(known, ["src/client/fake.rs", "src/client/fake/", "src/client/x.rs", "src/client/x/"]);
+    assert_eq!(test_modules("src/a/b.rs", "    #[cfg(test)]\n    mod tests;")[0], "src/a/b/tests.rs");
 }
 
 #[test]
