@@ -4,11 +4,16 @@
 //! that says what and what to do; exit code 0 is success, 1 a failure, 2 a command line or configuration that cannot be.
 
 mod bench;
+mod check;
+mod connect;
+mod fs;
 mod health;
+mod locate;
 mod logging;
 mod roles;
 mod serve;
 mod status;
+mod text;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -47,6 +52,12 @@ enum Command {
     Meta(ServeArgs),
     /// Show the whole cluster: health, servers, groups, space
     Status(status::StatusArgs),
+    /// Work with files: ls, stat, cat, put, get, mkdir, rm, mv, ln, tree, du
+    Fs(fs::FsArgs),
+    /// Show where every byte of a file is: extents, blocks and all their addresses
+    Locate(locate::LocateArgs),
+    /// Test the whole namespace and every block it refers to
+    Check(check::CheckArgs),
     /// Ask a server over HTTP whether it is ready; exit code 0 if so
     Health(health::HealthArgs),
     /// Measure a running cluster; leaves nothing behind
@@ -91,6 +102,11 @@ impl Failure {
         Self { message: message.to_string(), code: 1 }
     }
 
+    /// Nobody reads on: there is nothing to say, and nothing went wrong.
+    pub(crate) fn quiet() -> Self {
+        Self { message: String::new(), code: 0 }
+    }
+
     /// The command line or the configuration cannot be.
     pub(crate) fn usage(message: impl ToString) -> Self {
         Self { message: message.to_string(), code: 2 }
@@ -127,7 +143,9 @@ pub fn main() -> ExitCode {
     match run(cli) {
         Ok(code) => code,
         Err(failure) => {
-            eprintln!("pohmelfs: {}", failure.message);
+            if !failure.message.is_empty() {
+                eprintln!("pohmelfs: {}", failure.message);
+            }
             ExitCode::from(failure.code)
         }
     }
@@ -138,6 +156,9 @@ fn run(cli: Cli) -> Result<ExitCode, Failure> {
     match command {
         Command::Meta(args) => serve::meta(&global, &args),
         Command::Status(args) => tool(&global, status::run(&global, &args)),
+        Command::Fs(args) => tool(&global, fs::run(&global, &args)),
+        Command::Locate(args) => tool(&global, locate::run(&global, &args)),
+        Command::Check(args) => tool(&global, check::run(&global, &args)),
         Command::Health(args) => tool(&global, health::run(&args)),
         Command::Bench(args) => tool(&global, bench::run(&global, &args)),
         Command::Version => {

@@ -42,7 +42,7 @@ mod upload;
 mod workers;
 
 #[cfg(test)]
-pub(crate) mod fake;
+pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
 
@@ -53,8 +53,9 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 
 use crate::runtime;
-use crate::types::{ClusterMap, Cred, NodeAddress, SessionId};
-use crate::wire::message::{MetaReply, MetaRequest};
+use crate::types::{ClusterMap, Cred, NodeAddress, NodeId, SessionId};
+use crate::wire::RpcError;
+use crate::wire::message::{DataReply, DataRequest, MetaReply, MetaRequest};
 
 use self::core::Core;
 use self::exchange::Patience;
@@ -155,6 +156,26 @@ impl Client {
     /// When no server answers in time.
     pub async fn request(&self, request: &MetaRequest, timeout: Duration) -> Result<MetaReply, ClientError> {
         self.core.request(request, Patience::Whole, runtime::now() + timeout).await
+    }
+
+    /// Asks one data server of the map: for tools. `timeout` covers the one attempt there is.
+    ///
+    /// # Errors
+    /// When it is not in the map, refuses, or does not answer in time.
+    pub async fn ask_data(
+        &self,
+        node: NodeId,
+        request: &DataRequest,
+        timeout: Duration,
+    ) -> Result<DataReply, RpcError> {
+        let map = self.map();
+        let Some(server) = map.data.get(&node) else {
+            return Err(RpcError::Refused {
+                reason: format!("data server {node} is not in the cluster map"),
+            });
+        };
+        let (reply, _) = self.core.data.get(&map, server).call(request, bytes::Bytes::new(), timeout).await?;
+        Ok(reply)
     }
 
     /// Ends the session and all clones. What files had not flushed is lost.

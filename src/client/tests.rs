@@ -7,7 +7,7 @@ use bytes::Bytes;
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
 
-use super::fake::{Fake, Fault};
+use super::testing::{Fake, Fault};
 use super::*;
 use crate::runtime;
 use crate::types::{FileKind, FsError, Name, NodeId, RenameMode};

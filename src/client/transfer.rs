@@ -13,7 +13,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
 use crate::runtime::{self, Task};
 use crate::types::{
-    Access, Attr, BlockRef, Extent, ExtentSource, FileKind, FsError, INLINE_LEN_MAX, InodeId, MakeNode,
+    Access, Attr, BlockRef, Extent, ExtentSource, FileKind, FsError, INLINE_LEN_MAX, InodeId, MakeNode, Name,
     Publish, SetAttr, Timestamp, Update, UpdateReply,
 };
 
@@ -81,6 +81,22 @@ impl Client {
         let target = self.put_target(path, options).await?;
         let contents = self.upload_all(reader).await.at(path)?;
         self.replace(target, contents, options).await.at(path)
+    }
+
+    /// As [`Client::put`], under a name of a directory: for trees. A new file of a page takes one command.
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn put_at(
+        &self,
+        reader: impl AsyncRead + Unpin,
+        parent: InodeId,
+        name: Name,
+        options: PutOptions,
+    ) -> Result<Attr, ClientError> {
+        let contents = self.upload_all(reader).await?;
+        let spot = Spot { parent, name, must_be_dir: false };
+        self.replace(Target::New(spot), contents, options).await
     }
 
     /// Looks for what would make the put fail at its end, before gigabytes are sent.
@@ -178,6 +194,10 @@ impl Client {
                 let (attr, created) = self.make(make).await?;
                 if created && whole && options.mtime.is_none() {
                     return Ok(attr);
+                }
+                if !created {
+                    // Who opens an existing file for writing needs the permission; a publish does not ask for it.
+                    self.access(attr.inode, Access::WRITE).await?;
                 }
                 (attr, created.then_some(spot))
             }

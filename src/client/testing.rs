@@ -19,7 +19,9 @@ use crate::types::{
     BlockId, Capacity, Checksum, ClusterId, DomainLabel, InodeId, Layout, LogIndex, MetaNode, NodeAddress,
     NodeId, NodeSpec, Timestamp, UpdateReply, UpdateResult, codec,
 };
-use crate::wire::message::{DataReply, DataRequest, MetaReply, MetaRequest, ReplicaState, UpdateRequest};
+use crate::wire::message::{
+    BlockFate, DataReply, DataRequest, MetaReply, MetaRequest, ReplicaState, UpdateRequest,
+};
 use crate::wire::{Hello, Role, RpcError};
 
 const CLUSTER: ClusterId = ClusterId(7);
@@ -108,6 +110,14 @@ impl World {
                 let blocks = namespace::blocks(&*self.view.lock(), after, limit as usize).unwrap();
                 let next = if blocks.len() < limit as usize { None } else { blocks.last().map(|b| b.id) };
                 MetaReply::Blocks { blocks, next }
+            }
+            MetaRequest::Fates { blocks } => {
+                let referenced = namespace::blocks(&*self.view.lock(), None, usize::MAX).unwrap();
+                let fate = |id: &BlockId| match referenced.iter().any(|b| b.id == *id) {
+                    true => BlockFate::Referenced,
+                    false => BlockFate::Queued,
+                };
+                MetaReply::Fates(blocks.iter().map(fate).collect())
             }
             MetaRequest::Check => {
                 let view = self.view.lock();
