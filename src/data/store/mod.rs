@@ -321,6 +321,12 @@ impl BlockStore {
         self.index.lock().get(id).map(|entry| entry.block(id)).ok_or(StoreError::NotFound(id))
     }
 
+    /// Blocks stored, each counted once.
+    #[must_use]
+    pub fn block_count(&self) -> u64 {
+        self.index.lock().len() as u64
+    }
+
     /// Up to `limit` blocks of which every copy here was found damaged: to be fetched from another data server.
     #[must_use]
     pub fn corrupt(&self, limit: usize) -> Vec<BlockId> {

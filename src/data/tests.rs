@@ -1,0 +1,229 @@
+//! Stories of a data server with real sockets and directories, and a fake metadata server.
+
+use bytes::Bytes;
+
+use super::testing::{Caller, Fake, block, config, damage, node};
+use super::{DataServer, catch_up, reclaim};
+use crate::types::{BlockId, NodeState};
+use crate::wire::RpcError;
+use crate::wire::message::{DataReply, DataRequest, ReplicaState};
+
+#[tokio::test]
+async fn a_data_server_serves_without_any_metadata_server() {
+    let place = tempfile::tempdir().unwrap();
+    let server = DataServer::start(config(101, place.path(), &["127.0.0.1:1"])).await.unwrap();
+    let caller = Caller::new(&server);
+    let (one, data) = block(1, 200_000);
+    assert_eq!(caller.put(one, &data).await.unwrap(), DataReply::Stored);
+    assert_eq!(caller.put(one, &data).await.unwrap(), DataReply::Stored, "a resend is harmless");
+    assert_eq!(caller.get(one, 0, 200_000).await.unwrap(), data);
+    assert_eq!(caller.get(one, 65_530, 10).await.unwrap(), data[65_530..65_540]);
+
+    let ask = |request| caller.ask(request, Bytes::new());
+    let stat = ask(DataRequest::Stat { id: one.id }).await.unwrap().0;
+    assert_eq!(stat, DataReply::Stat(Some((one.len, one.checksum))));
+    let (two, other) = block(2, 10);
+    assert_eq!(ask(DataRequest::Stat { id: two.id }).await.unwrap().0, DataReply::Stat(None));
+    let DataReply::List { blocks, capacity } =
+        ask(DataRequest::List { after: None, limit: 10 }).await.unwrap().0
+    else {
+        panic!("no list");
+    };
+    assert_eq!((blocks, capacity.block_count), (vec![(one.id, one.len, one.checksum)], 1));
+
+    // What does not fit is refused, each in its way.
+    let wrong = super::testing::block(1, 10).0;
+    assert_eq!(
+        caller.get(wrong, 0, 1).await,
+        Err(RpcError::BlockCorrupt { block: one.id }),
+        "not what is meant"
+    );
+    assert_eq!(caller.get(two, 0, 1).await, Err(RpcError::BlockNotFound { block: two.id }));
+    assert!(matches!(caller.get(one, 0, 0).await, Err(RpcError::Refused { .. })));
+    assert!(matches!(caller.get(one, 199_999, 2).await, Err(RpcError::Refused { .. })));
+    assert!(matches!(caller.put(two, &data).await, Err(RpcError::BadFrame { .. })), "damaged on the way");
+    assert!(
+        matches!(caller.put(wrong, &block(1, 10).1).await, Err(RpcError::Refused { .. })),
+        "taken by other bytes"
+    );
+    assert_eq!(caller.get(one, 0, 200_000).await.unwrap(), data, "and what was there is untouched");
+
+    caller.put(two, &other).await.unwrap();
+    damage(&server.config());
+    let verify = |deep| DataRequest::Verify { blocks: vec![one, block(3, 5).0, two], deep };
+    let states = ask(verify(false)).await.unwrap().0;
+    assert_eq!(
+        states,
+        DataReply::Verified(vec![ReplicaState::Good, ReplicaState::Missing, ReplicaState::Good])
+    );
+    let states = ask(verify(true)).await.unwrap().0;
+    let deep = vec![ReplicaState::Corrupt, ReplicaState::Missing, ReplicaState::Corrupt];
+    assert_eq!(states, DataReply::Verified(deep));
+    assert_eq!(caller.get(two, 0, 10).await, Err(RpcError::BlockCorrupt { block: two.id }));
+
+    let status = server.status_source().server().await;
+    assert!(!status.ready && status.reason.contains("not registered"), "{status:?}");
+    assert_eq!(status.data.unwrap().counters.corrupt, 2);
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn a_data_server_registers_with_whoever_answers_and_keeps_its_cluster() {
+    let place = tempfile::tempdir().unwrap();
+    let mut fake = Fake::start(0xc1).await;
+    let config = config(101, place.path(), &["127.0.0.1:1", &fake.address]);
+    let server = DataServer::start(config.clone()).await.unwrap();
+    fake.heartbeat().await;
+    let status = server.status_source().server().await;
+    assert!(status.ready, "{}", status.reason);
+    assert_eq!(status.cluster.as_deref(), Some("000000000000000000000000000000c1"));
+    assert_eq!(status.data.unwrap().registered_with, Some(fake.address.clone()));
+
+    // Forgotten by the cluster, it registers again.
+    fake.namespace.lock().map.data.clear();
+    fake.heartbeat().await;
+    assert!(fake.namespace.lock().map.data.contains_key(&node(101)));
+    server.stop().await;
+
+    // It remembers: another cluster is refused, whatever the configuration says.
+    let other = Fake::start(0xc2).await;
+    let mut moved = config.clone();
+    moved.meta_servers = vec![other.address.clone()];
+    let server = DataServer::start(moved).await.unwrap();
+    let reason = server.problem().await;
+    assert!(reason.contains("c1") && reason.contains("c2"), "{reason}");
+    assert!(other.namespace.lock().map.data.is_empty());
+    server.stop().await;
+
+    let server = DataServer::start(config).await.unwrap();
+    fake.heartbeat().await;
+    server.stop().await;
+    fake.tasks.stop().await;
+    other.tasks.stop().await;
+}
+
+#[tokio::test]
+async fn only_what_nothing_refers_to_is_deleted() {
+    let place = tempfile::tempdir().unwrap();
+    let mut fake = Fake::start(0xc1).await;
+    let server = DataServer::start(config(101, place.path(), &[&fake.address])).await.unwrap();
+    let caller = Caller::new(&server);
+    let id = |index| block(index, 1).0.id;
+    {
+        let mut n = fake.namespace.lock();
+        for index in 0..3 {
+            let block = block(index, 100).0;
+            n.referenced.insert(block.id, block);
+        }
+        n.pending.extend((3..6).map(id));
+    }
+    for index in 0..6 {
+        let (block, data) = block(index, 100);
+        caller.put(block, &data).await.unwrap();
+    }
+    fake.heartbeat().await;
+    let stored = || server.stored();
+    reclaim::queue(server.core()).await.unwrap();
+    reclaim::sweep(server.core()).await.unwrap();
+    assert_eq!(stored(), (0..6).map(id).collect::<Vec<BlockId>>(), "referenced and pending blocks stay");
+
+    // Nobody answers: nothing may go.
+    fake.namespace.lock().pending.clear();
+    fake.namespace.lock().down = true;
+    assert!(reclaim::sweep(server.core()).await.is_err());
+    assert!(reclaim::queue(server.core()).await.is_err());
+    assert_eq!(stored().len(), 6);
+
+    // One waits in the queue with one that was never here, the writer of the others is gone.
+    {
+        let mut n = fake.namespace.lock();
+        n.queue.extend([id(3), id(9)]);
+        n.pending.insert(id(5));
+        n.down = false;
+    }
+    reclaim::sweep(server.core()).await.unwrap();
+    reclaim::queue(server.core()).await.unwrap();
+    assert_eq!(stored(), [id(0), id(1), id(2), id(5)]);
+    let mut reported = fake.namespace.lock().reclaimed.clone();
+    reported.sort();
+    reported.dedup();
+    assert_eq!(reported, [id(3), id(9)], "absent blocks are reported too, or the queue never empties");
+    server.stop().await;
+    fake.tasks.stop().await;
+}
+
+#[tokio::test]
+async fn missing_and_damaged_blocks_are_fetched_from_the_group() {
+    let place = tempfile::tempdir().unwrap();
+    let mut fake = Fake::start(0xc1).await;
+    let first = DataServer::start(config(101, place.path(), &[&fake.address])).await.unwrap();
+    fake.heartbeat().await;
+    let caller = Caller::new(&first);
+    let blocks: Vec<_> = (0..5).map(|index| block(index, 70_000)).collect();
+    for (block, data) in &blocks {
+        caller.put(*block, data).await.unwrap();
+        fake.refer(*block);
+    }
+    // A second member joins the group with empty directories.
+    let second_config = config(102, place.path(), &[&fake.address]);
+    let second = DataServer::start(second_config.clone()).await.unwrap();
+    second.registered().await;
+    let pass = catch_up::pass(second.core()).await.unwrap();
+    assert_eq!((pass.compared, pass.failed), (5, 0));
+    let caller = Caller::new(&second);
+    for (block, data) in &blocks {
+        assert_eq!(&caller.get(*block, 0, 70_000).await.unwrap(), data);
+    }
+
+    // Damage is answered with an error, and mended.
+    assert_eq!(damage(&second_config), 5);
+    let (wanted, data) = &blocks[3];
+    assert_eq!(caller.get(*wanted, 0, 70_000).await, Err(RpcError::BlockCorrupt { block: wanted.id }));
+    assert_eq!(
+        caller.get(*wanted, 0, 65_536).await.unwrap(),
+        data[..65_536],
+        "sectors that are whole are served"
+    );
+    catch_up::pass(second.core()).await.unwrap();
+    assert_eq!(&caller.get(*wanted, 0, 70_000).await.unwrap(), data);
+
+    // A block that no member has is a failure, not an endless wait, and is tried again.
+    let (lost, data) = block(8, 100);
+    fake.refer(lost);
+    assert_eq!(catch_up::pass(second.core()).await.unwrap().failed, 1);
+    Caller::new(&first).put(lost, &data).await.unwrap();
+    catch_up::pass(second.core()).await.unwrap();
+    assert_eq!(caller.get(lost, 0, 100).await.unwrap(), data);
+
+    // The member to fetch from holds damaged bytes: they are not taken over.
+    let (bad, data) = block(9, 100);
+    Caller::new(&first).put(bad, &data).await.unwrap();
+    damage(&first.config());
+    fake.refer(bad);
+    assert!(catch_up::pass(second.core()).await.unwrap().failed >= 1);
+    assert_eq!(caller.get(bad, 0, 100).await, Err(RpcError::BlockNotFound { block: bad.id }));
+    second.stop().await;
+    first.stop().await;
+    fake.tasks.stop().await;
+}
+
+#[tokio::test]
+async fn a_server_that_was_away_catches_up_by_itself() {
+    let place = tempfile::tempdir().unwrap();
+    let mut fake = Fake::start(0xc1).await;
+    let first = DataServer::start(config(101, place.path(), &[&fake.address])).await.unwrap();
+    let second = DataServer::start(config(102, place.path(), &[&fake.address])).await.unwrap();
+    first.registered().await;
+    second.registered().await;
+    fake.heartbeat().await;
+    let (late, data) = block(1, 1000);
+    Caller::new(&first).put(late, &data).await.unwrap();
+    // The cluster took it for down, and writers left it behind.
+    fake.refer(late);
+    fake.namespace.lock().map.data.get_mut(&node(102)).unwrap().state = NodeState::Down;
+    second.fetched(1).await;
+    assert_eq!(Caller::new(&second).get(late, 0, 1000).await.unwrap(), data);
+    second.stop().await;
+    first.stop().await;
+    fake.tasks.stop().await;
+}
