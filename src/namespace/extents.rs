@@ -30,7 +30,8 @@ pub(super) fn from_record(key: &[u8], value: &[u8]) -> Result<Extent, ViewError>
     keys::second(key)
         .and_then(|end| end.checked_sub(len))
         .map(|offset| Extent { offset, len, source })
-        .ok_or_else(|| corrupt(format!("extent under {key:02x?} is longer than its end")))
+        .filter(is_possible)
+        .ok_or_else(|| corrupt(format!("extent under {key:02x?} is not possible")))
 }
 
 /// The extents that touch `start..end`, in order, at most `limit`; whether more follow.
@@ -248,7 +249,9 @@ impl<'r, 'v> Edit<'r, 'v> {
         for (id, (block, gained, lost)) in self.blocks {
             let key = keys::block(id);
             let old = read::<Block>(self.records, &key)?;
-            let refs = (old.map_or(0, |b| b.refs) + gained)
+            let refs = old
+                .map_or(0, |b| b.refs)
+                .saturating_add(gained)
                 .checked_sub(lost)
                 .ok_or_else(|| corrupt(format!("block {id} loses references that it does not have")))?;
             if refs > 0 {
@@ -268,13 +271,8 @@ impl<'r, 'v> Edit<'r, 'v> {
     }
 }
 
-/// The shape of an extent that a client made up, moved by `base`: its length, its source, its end.
-pub(super) fn checked(extent: &Extent, base: u64) -> Result<Extent, FsError> {
-    let offset = base.checked_add(extent.offset).ok_or(FsError::TooBig)?;
-    match offset.checked_add(extent.len) {
-        Some(end) if end <= SIZE_MAX => {}
-        _ => return Err(FsError::TooBig),
-    }
+/// True if the source has as many bytes as the extent is long.
+fn is_possible(extent: &Extent) -> bool {
     let fits = match &extent.source {
         ExtentSource::Block { block, block_offset } => {
             (1..=BLOCK_LEN_MAX).contains(&block.len)
@@ -284,7 +282,17 @@ pub(super) fn checked(extent: &Extent, base: u64) -> Result<Extent, FsError> {
         ExtentSource::Inline(bytes) => bytes.len() <= INLINE_LEN_MAX && bytes.len() as u64 == extent.len,
         ExtentSource::Zero => true,
     };
-    if extent.len == 0 || !fits {
+    fits && extent.len > 0
+}
+
+/// The shape of an extent that a client made up, moved by `base`: its length, its source, its end.
+pub(super) fn checked(extent: &Extent, base: u64) -> Result<Extent, FsError> {
+    let offset = base.checked_add(extent.offset).ok_or(FsError::TooBig)?;
+    match offset.checked_add(extent.len) {
+        Some(end) if end <= SIZE_MAX => {}
+        _ => return Err(FsError::TooBig),
+    }
+    if !is_possible(extent) {
         return Err(FsError::BadExtent);
     }
     Ok(Extent { offset, len: extent.len, source: extent.source.clone() })

@@ -61,33 +61,36 @@ pub(crate) fn admit(
     request: RequestId,
     lowest: RequestId,
 ) -> Step<Option<Reply>> {
-    if txn.records.get(&keys::session(session))?.is_none() {
+    let Some(record) = read::<Session>(&txn.records, &keys::session(session))? else {
         return Err(FsError::SessionExpired.into());
-    }
+    };
     if let Some(stored) = read::<StoredReply>(&txn.records, &keys::reply(session, request))? {
         return Ok(Some(stored.reply));
     }
-    let lowest = announced(txn, session, request)?.max(lowest);
-    if request < lowest {
+    if request < announced(txn, session, request, record.oldest)?.max(lowest) {
         return Err(FsError::ReplyForgotten.into());
     }
-    if request.0 - lowest.0 >= REPLIES_MAX {
+    // Of what was announced, a run may know more than its first command did, so the window is counted from what every voter
+    // sees alike, however it cuts the log into runs: the record and the command itself.
+    if request.0 - record.oldest.max(lowest).0 >= REPLIES_MAX {
         return Err(FsError::TooManyInFlight.into());
     }
     Ok(None)
 }
 
 /// The lowest request that the session has not announced as answered, as far as it matters to `request`, which has no reply.
-fn announced(txn: &mut Txn<'_>, session: SessionId, request: RequestId) -> Result<RequestId, ViewError> {
+///
+/// For the question "is `request` below it?" the answer is exact; its value may be higher in the middle of a run.
+fn announced(
+    txn: &mut Txn<'_>,
+    session: SessionId,
+    request: RequestId,
+    oldest: RequestId,
+) -> Result<RequestId, ViewError> {
     let known = match txn.announced.get(&session) {
         Some(known) if known.scanned_from <= request => return Ok(known.lowest),
         Some(known) => *known,
-        None => {
-            let key = keys::session(session);
-            let record = read::<Session>(&txn.records, &key)?
-                .ok_or_else(|| corrupt(format!("session {session} is missing")))?;
-            Announced { lowest: record.oldest, scanned_from: RequestId(u64::MAX) }
-        }
+        None => Announced { lowest: oldest, scanned_from: RequestId(u64::MAX) },
     };
     let mut lowest = known.lowest;
     let range = keys::replies(session).behind(&keys::reply(session, request));
@@ -188,6 +191,17 @@ mod tests {
         }
     }
 
+    /// One voter applies both commands in one run, another in two: what the first announced must not count differently.
+    #[test]
+    fn the_window_does_not_depend_on_runs() {
+        let (mut one, mut two) = (Bench::new(), Bench::new());
+        let log = [unlink(one.session, 5, 5), unlink(one.session, 4099, 2)];
+        let replies = one.commands(&log);
+        assert_eq!(replies, log.map(|op| two.command(op)));
+        assert_eq!(replies[1], Err(FsError::TooManyInFlight));
+        assert_eq!(one.view, two.view);
+    }
+
     #[test]
     fn replies_are_pruned_in_batches() {
         let mut bench = Bench::new();
@@ -211,6 +225,7 @@ mod tests {
         );
         assert_eq!(bench.command(unlink(s, 5000, 0)), Err(FsError::NotFound), "a resend of it");
         assert_eq!(bench.command(unlink(s, 9000, 0)), Err(FsError::TooManyInFlight));
+        assert_eq!(bench.command(unlink(s, 9000, 4904)), Err(FsError::TooManyInFlight));
         assert_eq!(bench.command(unlink(s, 904, 0)), Err(FsError::ReplyForgotten));
         assert_eq!(bench.command(unlink(SessionId(99), 1, 1)), Err(FsError::SessionExpired));
         assert_eq!(bench.command(unlink(s, u64::MAX, u64::MAX)), Err(FsError::NotFound));
