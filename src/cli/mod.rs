@@ -50,6 +50,8 @@ pub(crate) struct Global {
 enum Command {
     /// Run a metadata server
     Meta(ServeArgs),
+    /// Run a data server
+    Data(ServeArgs),
     /// Show the whole cluster: health, servers, groups, space
     Status(status::StatusArgs),
     /// Work with files: ls, stat, cat, put, get, mkdir, rm, mv, ln, tree, du
@@ -155,6 +157,7 @@ fn run(cli: Cli) -> Result<ExitCode, Failure> {
     let Cli { global, command } = cli;
     match command {
         Command::Meta(args) => serve::meta(&global, &args),
+        Command::Data(args) => serve::data(&global, &args),
         Command::Status(args) => tool(&global, status::run(&global, &args)),
         Command::Fs(args) => tool(&global, fs::run(&global, &args)),
         Command::Locate(args) => tool(&global, locate::run(&global, &args)),

@@ -35,6 +35,20 @@ pub(super) fn meta(global: &Global, args: &ServeArgs) -> Result<ExitCode, Failur
     serve(global, args, identity, &http, || roles::start_meta(config))
 }
 
+pub(super) fn data(global: &Global, args: &ServeArgs) -> Result<ExitCode, Failure> {
+    let config = config::load_data(&source(args)).map_err(Failure::usage)?;
+    let identity = ServerStatus {
+        role: ServerRole::Data,
+        node: config.node_id(),
+        name: config.name.clone(),
+        address: config.address().0,
+        http: config.http_address().0,
+        ..starting()
+    };
+    let http = config.http_listen.clone();
+    serve(global, args, identity, &http, || roles::start_data(config))
+}
+
 fn source(args: &ServeArgs) -> Source {
     Source { flags: args.set.clone(), ..Source::file_and_env(&args.config) }
 }
