@@ -207,7 +207,7 @@ fn data_table(status: &ClusterStatus, color: bool) -> Table {
         table.add_row(vec![
             Cell::new(&d.name),
             number(d.node),
-            colored(&d.state, d.state == "Up", color),
+            colored(&d.state, d.state == "up", color),
             Cell::new(&d.address),
             Cell::new(&d.http),
             Cell::new(&d.domain),
@@ -247,7 +247,7 @@ mod tests {
             reasons: vec![reason],
             leader: Some(NodeId(1)),
             meta: vec![meta(1), meta(2)],
-            data: vec![DataNodeStatus { name: "data-1".into(), state: "Up".into(), ..Default::default() }],
+            data: vec![DataNodeStatus { name: "data-1".into(), state: "up".into(), ..Default::default() }],
             ..Default::default()
         };
         let page = render(&status, false);

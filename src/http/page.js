@@ -29,7 +29,7 @@ const usage = (total, free) => {
   fill.style.width = used.toFixed(1) + "%";
   return [el("span", "bar", fill), used.toFixed(0) + " % of " + bytes(total)];
 };
-const stateKind = { Up: "ok", Suspect: "warn", Draining: "warn", Down: "bad" };
+const stateKind = { up: "ok", suspect: "warn", draining: "warn", down: "bad" };
 const healthKind = { ok: "ok", degraded: "warn", down: "bad" };
 const card = (label, value, note) => el("div", "card", el("small", "", label), el("b", "", value), el("small", "", note || ""));
 
@@ -40,7 +40,7 @@ function show(c) {
   document.title = "POHMELFS " + c.health;
   $("cluster").textContent = c.cluster;
   const leader = c.meta.find((m) => m.node === c.leader);
-  const up = c.data.filter((d) => d.state === "Up").length;
+  const up = c.data.filter((d) => d.state === "up").length;
   const alive = c.meta.filter((m) => m.reachable).length;
   const rate = (key) => c.data.reduce((sum, d) => sum + d[key], 0);
   $("cards").replaceChildren(

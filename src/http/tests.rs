@@ -86,7 +86,7 @@ fn cluster() -> ClusterStatus {
         address: format!("127.0.0.1:{}", 7100 + i),
         http: format!("127.0.0.1:{}", 8100 + i),
         domain: format!("rack-{i}"),
-        state: ["Up", "Up", "Suspect"][usize::try_from(i).unwrap() - 1].into(),
+        state: ["up", "up", "suspect"][usize::try_from(i).unwrap() - 1].into(),
         total: 1 << 40,
         free: (1 << 40) - (i << 38),
         block_count: 40_211 * i,

@@ -10,7 +10,9 @@ use futures::future::BoxFuture;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use crate::types::{Attr, ClusterId, Extent, ExtentSource, FileKind, NodeId, RetryClass, Timestamp};
+use crate::types::{
+    Attr, ClusterId, Extent, ExtentSource, FileKind, NodeId, NodeState, RetryClass, Timestamp,
+};
 
 /// What a server does.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -143,7 +145,7 @@ pub struct DataStatus {
     pub counters: DataCounters,
     /// Address of the metadata server it registered with; absent: with none yet.
     pub registered_with: Option<String>,
-    /// What the cluster believes of it: `Up`, `Suspect`, `Down`, `Draining`, `Removed`; absent until it has been told.
+    /// What the cluster believes of it: `up`, `suspect`, `down`, `draining`, `removed`; absent until it has been told.
     pub state: Option<String>,
     /// Requests in flight.
     pub in_flight: u64,
@@ -313,7 +315,7 @@ pub struct DataNodeStatus {
     pub http: String,
     /// Failure domain.
     pub domain: String,
-    /// `Up`, `Suspect`, `Down`, `Draining`, `Removed`.
+    /// `up`, `suspect`, `down`, `draining`, `removed`.
     pub state: String,
     /// Seconds since 1970 at which `state` last changed.
     pub since: i64,
@@ -511,6 +513,18 @@ pub const fn kind_word(kind: FileKind) -> &'static str {
         FileKind::Socket => "socket",
         FileKind::CharDev => "chardev",
         FileKind::BlockDev => "blockdev",
+    }
+}
+
+/// The word for the state of a data server in JSON.
+#[must_use]
+pub const fn state_word(state: NodeState) -> &'static str {
+    match state {
+        NodeState::Up => "up",
+        NodeState::Suspect => "suspect",
+        NodeState::Down => "down",
+        NodeState::Draining => "draining",
+        NodeState::Removed => "removed",
     }
 }
 
