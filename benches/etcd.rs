@@ -1,0 +1,184 @@
+//! Load for etcd: puts and linearizable gets over its v3 API, for the comparison in `scripts/bench-meta`.
+//!
+//! Speaks gRPC by hand over HTTP/2 (the two messages it needs are a few bytes each), so that nothing but etcd itself is
+//! measured. Callers are spread over all members; each has one call in flight. Not here: starting etcd, our own figures.
+//!
+//! ```text
+//! etcd --endpoints 127.0.0.1:2379,127.0.0.1:2381,127.0.0.1:2383 --callers 1,16,64,256 --seconds 5
+//! prints: OP CALLERS PER_SECOND MEDIAN_US P99_US
+//! ```
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "a tool for developers: a panic says what is wrong"
+)]
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use bytes::{BufMut, Bytes, BytesMut};
+use h2::client::SendRequest;
+use http::Request;
+use tokio::net::TcpStream;
+
+/// Connections to each member at most: more callers share them, as the streams of HTTP/2 are meant to.
+const CONNECTIONS_MAX: usize = 16;
+/// About what a small file's records take.
+const VALUE_LEN: usize = 128;
+/// Keys that gets choose from.
+const KEY_COUNT: u64 = 10_000;
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Op {
+    Put,
+    Get,
+}
+
+#[tokio::main]
+async fn main() {
+    let mut arguments = std::env::args().skip(1);
+    let (mut endpoints, mut callers, mut seconds) = (Vec::new(), vec![1, 16, 64, 256], 5);
+    while let Some(argument) = arguments.next() {
+        let mut value = || arguments.next().expect("a value");
+        match argument.as_str() {
+            "--endpoints" => endpoints = value().split(',').map(str::to_owned).collect(),
+            "--callers" => callers = value().split(',').map(|c| c.parse().unwrap()).collect(),
+            "--seconds" => seconds = value().parse().unwrap(),
+            // `cargo bench` and `cargo test --benches` say so to every target.
+            "--bench" | "--test" => {}
+            other => panic!("unknown argument {other}"),
+        }
+    }
+    if endpoints.is_empty() {
+        println!("nothing to measure: give --endpoints (see scripts/bench-meta)");
+        return;
+    }
+    fill(&endpoints).await;
+    for op in [Op::Put, Op::Get] {
+        for &count in &callers {
+            measure(&endpoints, op, count, Duration::from_secs(seconds)).await;
+        }
+    }
+}
+
+async fn connect(address: &str) -> SendRequest<Bytes> {
+    let socket = TcpStream::connect(address).await.unwrap_or_else(|e| panic!("{address}: {e}"));
+    socket.set_nodelay(true).unwrap();
+    let (send, connection) = h2::client::handshake(socket).await.unwrap();
+    tokio::spawn(async move {
+        if let Err(error) = connection.await {
+            eprintln!("connection to etcd ended: {error}");
+        }
+    });
+    send
+}
+
+/// Field `number` with these bytes (protobuf wire type 2).
+fn field(out: &mut BytesMut, number: u8, bytes: &[u8]) {
+    out.put_u8(number << 3 | 2);
+    let mut len = bytes.len();
+    while len >= 0x80 {
+        out.put_u8(u8::try_from(len & 0x7f).unwrap() | 0x80);
+        len >>= 7;
+    }
+    out.put_u8(u8::try_from(len).unwrap());
+    out.put_slice(bytes);
+}
+
+/// One call; its answer is taken whole, and its status must be 0.
+async fn call(send: &SendRequest<Bytes>, op: Op, key: &str, value: &[u8]) {
+    let mut message = BytesMut::new();
+    field(&mut message, 1, key.as_bytes());
+    let path = match op {
+        Op::Put => {
+            field(&mut message, 2, value);
+            "/etcdserverpb.KV/Put"
+        }
+        // A range over one key; without the flag `serializable` it is linearizable.
+        Op::Get => "/etcdserverpb.KV/Range",
+    };
+    let mut body = BytesMut::with_capacity(message.len() + 5);
+    body.put_u8(0);
+    body.put_u32(u32::try_from(message.len()).unwrap());
+    body.put_slice(&message);
+    let request = Request::post(format!("http://etcd{path}"))
+        .header("content-type", "application/grpc")
+        .header("te", "trailers")
+        .body(())
+        .unwrap();
+    let mut send = send.clone().ready().await.unwrap();
+    let (response, mut stream) = send.send_request(request, false).unwrap();
+    stream.send_data(body.freeze(), true).unwrap();
+    let mut response = response.await.unwrap();
+    let mut len = 0;
+    while let Some(data) = response.body_mut().data().await {
+        let data = data.unwrap();
+        len += data.len();
+        response.body_mut().flow_control().release_capacity(data.len()).unwrap();
+    }
+    let trailers = response.body_mut().trailers().await.unwrap();
+    let trailers = trailers.unwrap_or_else(|| response.headers().clone());
+    let status = trailers.get("grpc-status").map_or("none", |s| s.to_str().unwrap());
+    assert!(status == "0" && len > 5, "etcd answered grpc-status {status} with {len} bytes: {trailers:?}");
+}
+
+/// Makes the keys that gets read.
+async fn fill(endpoints: &[String]) {
+    let send = connect(&endpoints[0]).await;
+    let next = Arc::new(AtomicU64::new(0));
+    let fillers = (0..64).map(|_| {
+        let (send, next) = (send.clone(), next.clone());
+        tokio::spawn(async move {
+            loop {
+                let key = next.fetch_add(1, Ordering::Relaxed);
+                if key >= KEY_COUNT {
+                    return;
+                }
+                call(&send, Op::Put, &format!("get-{key}"), &[b'v'; VALUE_LEN]).await;
+            }
+        })
+    });
+    for filler in fillers.collect::<Vec<_>>() {
+        filler.await.unwrap();
+    }
+}
+
+async fn measure(endpoints: &[String], op: Op, callers: usize, time: Duration) {
+    let mut connections = Vec::new();
+    for connection in 0..callers.min(CONNECTIONS_MAX * endpoints.len()) {
+        connections.push(connect(&endpoints[connection % endpoints.len()]).await);
+    }
+    let began = Instant::now();
+    let tasks: Vec<_> = (0..callers)
+        .map(|caller| {
+            let send = connections[caller % connections.len()].clone();
+            tokio::spawn(async move {
+                let mut took = Vec::new();
+                let mut random = caller as u64 * 0x9e37_79b9_7f4a_7c15 + 1;
+                while began.elapsed() < time {
+                    random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+                    let key = match op {
+                        Op::Put => format!("put-{caller}-{}", took.len()),
+                        Op::Get => format!("get-{}", (random >> 33) % KEY_COUNT),
+                    };
+                    let call_began = Instant::now();
+                    call(&send, op, &key, &[b'v'; VALUE_LEN]).await;
+                    took.push(call_began.elapsed());
+                }
+                took
+            })
+        })
+        .collect();
+    let mut took = Vec::new();
+    for task in tasks {
+        took.extend(task.await.unwrap());
+    }
+    let elapsed = began.elapsed().as_secs_f64();
+    took.sort();
+    let name = if op == Op::Put { "put" } else { "get" };
+    let (median, p99) = (took[took.len() / 2], took[took.len() * 99 / 100]);
+    #[expect(clippy::cast_precision_loss, reason = "a rate for people")]
+    let rate = took.len() as f64 / elapsed;
+    println!("{name} {callers} {rate:.0} {} {}", median.as_micros(), p99.as_micros());
+}
