@@ -31,23 +31,31 @@ pub struct LeaderConfig {
     pub voters: Vec<MetaNode>,
 }
 
-/// Starts the task.
+/// Starts the tasks.
 pub fn start(service: Arc<Service>, server: Server, config: LeaderConfig, tasks: &Tasks) {
-    let stop = tasks.stopping();
-    tasks.spawn("leader-worker", run(service, server, config, stop));
+    tasks.spawn("learn-cluster", learn_cluster(service.clone(), server, tasks.stopping()));
+    tasks.spawn("leader-worker", run(service, config, tasks.stopping()));
 }
 
-async fn run(service: Arc<Service>, server: Server, config: LeaderConfig, stop: StopSignal) {
-    let mut changes = service.consensus.watch_leader();
-    let mut known = None;
-    while !stop.is_stopping() {
-        if known.is_none() {
-            known = service.cluster();
-            if let Some(cluster) = known {
-                tracing::info!(%cluster, "this server belongs to a cluster");
-                server.set_cluster(cluster);
-            }
+/// Tells the listener which cluster this is, once that is known. A task of its own: the founder leads from the first
+/// moment on, and must refuse strangers all the same.
+async fn learn_cluster(service: Arc<Service>, server: Server, stop: StopSignal) {
+    let cluster = loop {
+        if let Some(cluster) = service.cluster() {
+            break cluster;
         }
+        tokio::select! {
+            () = stop.stopped() => return,
+            () = runtime::sleep(TICK) => {}
+        }
+    };
+    tracing::info!(%cluster, "this server belongs to a cluster");
+    server.set_cluster(cluster);
+}
+
+async fn run(service: Arc<Service>, config: LeaderConfig, stop: StopSignal) {
+    let mut changes = service.consensus.watch_leader();
+    while !stop.is_stopping() {
         let leads = service.consensus.leader().filter(|l| l.node == service.node);
         if let Some(leads) = leads {
             lead(&service, &config, leads.term, &stop).await;
