@@ -52,6 +52,12 @@ impl Default for Shape {
 }
 
 impl Shape {
+    /// Metadata servers only.
+    pub fn meta_only(mut self) -> Self {
+        self.data = 0;
+        self
+    }
+
     /// A snapshot every `every` entries, `keep` of them kept behind it: so that a server that was away needs one.
     pub fn with_snapshots(mut self, every: u64, keep: u64) -> Self {
         self.meta_limits += &format!("snapshot_entries = {every}\nkeep_entries = {keep}\n");

@@ -9,9 +9,10 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use futures::StreamExt;
 use parking_lot::Mutex;
 use pohmelfs::client::{Client, ClientError, ClientOptions, OpenOptions};
-use pohmelfs::types::{FileKind, FsError, InodeId, MakeNode, Name, Rename, RenameMode};
+use pohmelfs::types::{Extent, ExtentSource, FileKind, FsError, InodeId, MakeNode, Name, Rename, RenameMode};
 use tokio::task::JoinHandle;
 
 use super::cluster::Cluster;
@@ -20,6 +21,8 @@ use super::wait::until;
 /// Longest inline content of the creators' files: their bytes are with the metadata.
 const SMALL_LEN_MAX: usize = 600;
 
+/// Files compared at the same time.
+const READERS: usize = 16;
 /// Length of one write of a writer: divides neither sectors nor blocks.
 const WRITE_LEN: usize = 100_003;
 
@@ -215,6 +218,7 @@ impl Stopped {
             verdict.lost.push(format!("{} has {} names and says {}", self.dir, there.len(), dir.size));
         }
         let mut claimed = BTreeSet::new();
+        let mut reads = Vec::new();
         for memory in &self.memories {
             verdict.failed.extend(memory.failed.iter().cloned());
             verdict.doubled.extend(memory.doubled.iter().cloned());
@@ -226,12 +230,11 @@ impl Stopped {
                     Some(Some(attr)) if attr.size != len as u64 || attr.nlink != 1 => {
                         verdict.lost.push(format!("{name} should have {len} bytes: {attr:?}"));
                     }
-                    Some(_) => match read_all(&client, &format!("{}/{name}", self.dir)).await {
-                        // A renamed file keeps the bytes of its first name.
-                        Ok(bytes) if bytes == content_of(original(name), len) => verdict.file_count += 1,
-                        Ok(bytes) => verdict.lost.push(format!("{name} has other bytes ({})", bytes.len())),
-                        Err(e) => verdict.lost.push(format!("{name} cannot be read: {e}")),
-                    },
+                    Some(attr) => {
+                        let inode = attr.as_ref().map(|a| a.inode);
+                        let path = format!("{}/{name}", self.dir);
+                        reads.push((name, len, inode, path));
+                    }
                 }
             }
             for name in memory.gone.iter().filter(|name| there.contains_key(*name)) {
@@ -241,9 +244,39 @@ impl Stopped {
         for name in there.keys().filter(|name| !claimed.contains(*name)) {
             verdict.doubled.push(format!("{name} is there and nobody made it"));
         }
+        let client_ref = &client;
+        let outcomes = futures::stream::iter(reads.into_iter().map(|(name, len, inode, path)| async move {
+            let read = match inode {
+                Some(inode) if len <= SMALL_LEN_MAX => read_inline(client_ref, inode).await,
+                _ => read_all(client_ref, &path).await,
+            };
+            match read {
+                // A renamed file keeps the bytes of its first name.
+                Ok(bytes) if bytes == content_of(original(name), len) => Ok(()),
+                Ok(bytes) => Err(format!("{name} has other bytes ({} of {len})", bytes.len())),
+                Err(e) => Err(format!("{name} cannot be read: {e}")),
+            }
+        }));
+        let outcomes: Vec<Result<(), String>> = outcomes.buffer_unordered(READERS).collect().await;
+        for outcome in outcomes {
+            match outcome {
+                Ok(()) => verdict.file_count += 1,
+                Err(lost) => verdict.lost.push(lost),
+            }
+        }
         client.close().await;
         verdict
     }
+}
+
+/// The bytes of a file that is inline as a whole.
+async fn read_inline(client: &Client, inode: InodeId) -> Result<Vec<u8>, ClientError> {
+    let page = client.extents_page(inode, 0, u64::MAX).await?;
+    let inline = |e: &Extent| match &e.source {
+        ExtentSource::Inline(bytes) => bytes.to_vec(),
+        _ => Vec::new(),
+    };
+    Ok(page.extents.iter().flat_map(inline).collect())
 }
 
 /// Renamed files carry their first name in front.

@@ -106,7 +106,7 @@ async fn a_damaged_block_is_never_handed_out() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_damaged_metadata_server_is_right_or_says_so() {
     let mut random = StdRng::seed_from_u64(seed());
-    let mut cluster = Cluster::of(Shape::default().with_snapshots(200, 100)).await;
+    let mut cluster = Cluster::of(Shape::default().meta_only().with_snapshots(200, 100)).await;
     let load = Load::creators(&cluster, "/load", 4).await;
     load.progress(100).await;
     let (stopped, _) = load.stop().await.forgive_failed();

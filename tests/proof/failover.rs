@@ -29,7 +29,7 @@ fn report(what: &str, mut longest: Vec<Duration>) {
 }
 
 async fn fault_rounds(what: &str, victim: Victim, event: Event) {
-    let mut cluster = Cluster::start(3, 3).await;
+    let mut cluster = Cluster::start(3, if matches!(victim, Victim::Data) { 3 } else { 0 }).await;
     let load = match victim {
         Victim::Leader | Victim::Follower => Load::creators(&cluster, "/load", 16).await,
         Victim::Data => Load::writers(&cluster, "/load", 4, 300_000).await,

@@ -4,7 +4,7 @@ use crate::common::{Cluster, Load, Shape, until};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_wiped_server_comes_back_by_snapshot_with_the_same_state() {
-    let mut cluster = Cluster::of(Shape::default().with_snapshots(300, 100)).await;
+    let mut cluster = Cluster::of(Shape::default().meta_only().with_snapshots(300, 100)).await;
     let load = Load::creators(&cluster, "/load", 8).await;
     load.progress(100).await;
     for victim in [cluster.follower().await, cluster.leader().await] {
