@@ -204,13 +204,6 @@ impl AsyncWrite for Counted<'_> {
     }
 }
 
-/// The value below which `part` (0 to 1) of sorted `values` lie.
-pub(super) fn percentile<T: Copy + Default>(sorted: &[T], part: f64) -> T {
-    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "an index within the slice")]
-    let index = (sorted.len().saturating_sub(1) as f64 * part).round() as usize;
-    sorted.get(index).copied().unwrap_or_default()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -228,13 +221,5 @@ mod tests {
         assert_eq!(mode(FileKind::Dir, 0o1755), "drwxr-xr-t");
         assert_eq!(mode(FileKind::File, 0o6644), "-rwSr-Sr--");
         assert_eq!(shown(b"a\xffb\x1b[m"), "a\\xffb\\u{1b}[m");
-    }
-
-    #[test]
-    fn percentiles_are_values_of_the_slice() {
-        let sorted: Vec<u32> = (1..=100).collect();
-        assert_eq!(percentile(&sorted, 0.5), 51);
-        assert_eq!(percentile(&sorted, 0.99), 99);
-        assert_eq!(percentile::<u32>(&[], 0.5), 0);
     }
 }

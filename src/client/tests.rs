@@ -388,6 +388,11 @@ async fn a_late_publish_does_not_overwrite_a_newer_one() {
     assert_eq!(file.attr().await.map_err(|e| e.errno()), Err(110));
     fake.meta.iter().for_each(|m| m.set(Fault::None));
     while file.flush().await.is_err() {}
+    // Nothing of this file is on its way any more, not even a resend.
+    let session = client.core.live_session().unwrap();
+    while session.unanswered() > 0 {
+        runtime::sleep(Duration::from_millis(5)).await;
+    }
     assert_eq!(contents(&client, "/f").await, "new old");
 }
 
