@@ -44,7 +44,7 @@ const GAP_MAX: u32 = 4096;
 pub(super) type Done = Box<dyn FnOnce(io::Result<()>) + Send>;
 
 /// Sizes of a log.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug)]
 pub(super) struct LogOptions {
     pub(super) cache_len: usize,
     pub(super) segment_len: u32,

@@ -39,7 +39,7 @@ pub(super) struct Cluster {
     dir: TempDir,
     addresses: BTreeMap<NodeId, NodeAddress>,
     nodes: Mutex<BTreeMap<u64, Node>>,
-    configure: fn(&mut RaftConfig),
+    pub(super) configure: fn(&mut RaftConfig),
 }
 
 /// Waits until `condition` gives something.

@@ -26,7 +26,7 @@ struct Builder;
 impl StoreBuilder<TypeConfig, LogStore, StateMachine, TempDir> for Builder {
     async fn build(&self) -> Result<(TempDir, LogStore, StateMachine), StorageError<TypeConfig>> {
         let dir = TempDir::new().unwrap();
-        let options = LogOptions { cache_len: 100, segment_len: 500, ..LogOptions::default() };
+        let options = LogOptions { cache_len: 100, segment_len: 500 };
         let log = Log::open(&dir.path().join("log"), options).unwrap();
         let machine = Arc::new(MemMachine::new(&dir.path().join("state")));
         let machine = StateMachine::new(machine, watch::Sender::new(LogIndex(0))).unwrap();

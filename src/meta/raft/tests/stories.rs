@@ -150,6 +150,8 @@ async fn a_wiped_server_gives_no_vote_before_it_has_caught_up_by_snapshot() {
     cluster.start(wiped).await;
     // The leader alone is no majority; were the wiped one to count, the two could commit without `other`, which may be
     // the only one to remember what the wiped one promised.
+    // Long enough for it to have asked the leader several times.
+    runtime::sleep(Duration::from_secs(1)).await;
     let refused = asks_for_vote(&cluster, wiped).await;
     assert!(matches!(refused, Err(RpcError::NotReady { .. })), "{refused:?}");
     assert_eq!(cluster.consensus(wiped).status().state, RaftState::Blank);
@@ -164,6 +166,38 @@ async fn a_wiped_server_gives_no_vote_before_it_has_caught_up_by_snapshot() {
     // And it counts again.
     cluster.kill(other);
     assert!(cluster.propose("with the one that was wiped").await);
+}
+
+/// Elections that nobody lives to see.
+fn patient(config: &mut RaftConfig) {
+    config.timers.election_min = Duration::from_secs(600);
+    config.timers.election_max = Duration::from_secs(601);
+}
+
+/// Between knowing that there is a cluster and having caught up with it, a wiped server must not vote either, and a
+/// restart must not make it forget that.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_that_joins_gives_no_vote() {
+    let mut cluster = Cluster::running(plain).await;
+    cluster.agreed().await;
+    for id in 1..=3 {
+        cluster.kill(id);
+    }
+    std::fs::remove_dir_all(cluster.dir(1)).unwrap();
+    // Nobody leads, so there is nobody to catch up with.
+    cluster.configure = patient;
+    for id in 1..=3 {
+        cluster.start(id).await;
+    }
+    cluster.until_state(1, RaftState::Joining).await;
+    for _ in 0..2 {
+        let refused = asks_for_vote(&cluster, 1).await;
+        assert!(matches!(refused, Err(RpcError::NotReady { .. })), "{refused:?}");
+        cluster.kill(1);
+        cluster.start(1).await;
+        cluster.until_state(1, RaftState::Joining).await;
+    }
+    assert!(asks_for_vote(&cluster, 2).await.is_ok(), "the others do");
 }
 
 /// The leader itself is wiped: the others elect without it, and it follows.
@@ -258,21 +292,29 @@ async fn a_read_index_covers_all_that_was_acknowledged_through_leader_changes() 
     assert!(reads > 0, "no read succeeded");
 }
 
-/// The disks of the followers take a second to sync, longer than any election timeout. The leader is alive and
-/// reachable; replacing it would help nobody.
+/// The disks of the followers take three seconds to sync, longer than any election timeout. The leader is alive and
+/// reachable; replacing it would help nobody, and it can prove that it leads without any disk.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn slow_disks_do_not_depose_the_leader() {
     let cluster = Cluster::running(plain).await;
     let leader = cluster.leader().await;
-    let term = cluster.consensus(leader).status().term;
+    let consensus = cluster.consensus(leader);
+    let term = consensus.status().term;
     for id in (1..=3).filter(|id| *id != leader) {
-        cluster.with(id, |node| node.consensus.delay_syncs(Duration::from_secs(1)));
+        cluster.with(id, |node| node.consensus.delay_syncs(Duration::from_secs(3)));
     }
-    for i in 0..5 {
-        assert!(cluster.propose(&format!("slow command {i}")).await);
-        assert!(cluster.consensus(leader).read_index().await.is_ok());
+    for command in ["slow command", "another"] {
+        let proposed = runtime::spawn("proposal", {
+            let consensus = consensus.clone();
+            async move { consensus.propose(Bytes::from_static(command.as_bytes())).await }
+        });
+        while !proposed.is_finished() {
+            consensus.read_index().await.unwrap();
+            runtime::sleep(Duration::from_millis(10)).await;
+        }
+        proposed.await.unwrap().unwrap();
     }
-    let status = cluster.consensus(leader).status();
+    let status = consensus.status();
     assert_eq!((status.state, status.term), (RaftState::Leader, term));
 }
 
