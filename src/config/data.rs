@@ -213,9 +213,9 @@ impl DataConfig {
     }
 
     fn validate_directories(&self) -> Result<(), ConfigError> {
-        if self.directories.is_empty() || self.directories.len() > 64 {
+        if self.directories.is_empty() || self.directories.len() > 16 {
             let value = format!("{} entries", self.directories.len());
-            return Err(ConfigError::value("directories", value, "a list of 1 to 64 directories"));
+            return Err(ConfigError::value("directories", value, "a list of 1 to 16 directories"));
         }
         let mut seen: BTreeSet<PathBuf> = BTreeSet::new();
         for directory in &self.directories {

@@ -157,6 +157,12 @@ impl DataServer {
         self.wait_for("registration", |c| c.standing.lock().registered_with.clone()).await;
     }
 
+    /// Waits until it is registered, has had a heartbeat answered and has caught up.
+    pub(super) async fn settled(&self) {
+        let settled = |c: &Core| c.standing.lock().state.is_some() && c.catch_up.is_idle();
+        self.wait_for("rest", |c| settled(c).then_some(())).await;
+    }
+
     pub(super) async fn problem(&self) -> String {
         self.wait_for("a problem", |c| c.standing.lock().problem.clone()).await
     }

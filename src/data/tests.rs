@@ -210,12 +210,11 @@ async fn missing_and_damaged_blocks_are_fetched_from_the_group() {
 #[tokio::test]
 async fn a_server_that_was_away_catches_up_by_itself() {
     let place = tempfile::tempdir().unwrap();
-    let mut fake = Fake::start(0xc1).await;
+    let fake = Fake::start(0xc1).await;
     let first = DataServer::start(config(101, place.path(), &[&fake.address])).await.unwrap();
     let second = DataServer::start(config(102, place.path(), &[&fake.address])).await.unwrap();
-    first.registered().await;
-    second.registered().await;
-    fake.heartbeat().await;
+    first.settled().await;
+    second.settled().await;
     let (late, data) = block(1, 1000);
     Caller::new(&first).put(late, &data).await.unwrap();
     // The cluster took it for down, and writers left it behind.

@@ -2,7 +2,7 @@
 //!
 //! Each worker owns one; `status` reads them. Holds: a line is replaced whole.
 
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed, Ordering::SeqCst};
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -18,6 +18,9 @@ pub(super) struct Worker {
     line: Mutex<String>,
     error_count: AtomicU64,
     wake: Notify,
+    /// A call was made and not yet heard.
+    called: AtomicBool,
+    resting: AtomicBool,
 }
 
 /// Why a worker's pause ended.
@@ -31,7 +34,14 @@ pub(super) enum Woken {
 impl Worker {
     pub(super) fn new(name: &'static str) -> Self {
         let line = Mutex::new("waits until the server is registered".to_owned());
-        Self { name, line, error_count: AtomicU64::new(0), wake: Notify::new() }
+        Self {
+            name,
+            line,
+            error_count: AtomicU64::new(0),
+            wake: Notify::new(),
+            called: AtomicBool::new(false),
+            resting: AtomicBool::new(false),
+        }
     }
 
     /// Says what it does now.
@@ -48,17 +58,30 @@ impl Worker {
 
     /// Ends its pause, or skips the next one.
     pub(super) fn call(&self) {
+        self.called.store(true, SeqCst);
         self.wake.notify_one();
     }
 
     /// Waits for a call, at most for `pause`.
     pub(super) async fn pause(&self, pause: Duration, stop: &StopSignal) -> Woken {
         // Nothing is lost when a branch is dropped: a call that comes meanwhile is kept for the next pause.
-        tokio::select! {
+        self.resting.store(true, SeqCst);
+        let woken = tokio::select! {
             () = stop.stopped() => Woken::Stop,
             () = self.wake.notified() => Woken::Called,
             () = runtime::sleep(pause) => Woken::Time,
+        };
+        self.resting.store(false, SeqCst);
+        if woken == Woken::Called {
+            self.called.store(false, SeqCst);
         }
+        woken
+    }
+
+    /// True while it pauses and nobody has called.
+    #[cfg(test)]
+    pub(super) fn is_idle(&self) -> bool {
+        self.resting.load(SeqCst) && !self.called.load(SeqCst)
     }
 
     pub(super) fn status(&self) -> WorkerStatus {
