@@ -4,6 +4,8 @@
 //! byte for byte at the end. It has its own project name and ports, and takes everything down again, volumes too.
 //! `POHMELFS_TEST_IMAGE` names an image to use instead of building one, `POHMELFS_STATIC_BIN` a static binary to put into it.
 
+#![allow(clippy::unwrap_used, reason = "a panic is how a test says no")]
+
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};

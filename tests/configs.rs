@@ -1,5 +1,7 @@
 //! The configurations in `cluster-configs/` are fine as they are, and agree with each other.
 
+#![allow(clippy::unwrap_used, reason = "a panic is how a test says no")]
+
 use std::path::{Path, PathBuf};
 
 use pohmelfs::config::{DataConfig, MetaConfig, Source, load_data, load_meta};

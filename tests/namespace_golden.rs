@@ -17,6 +17,8 @@
 //! A path may begin with `@name`: the inode that `> hold NAME PATH` remembered, as a handle would. Each command takes
 //! one second; times are in seconds since the founding.
 
+#![allow(clippy::unwrap_used, reason = "a panic is how a test says no")]
+
 mod namespace_support;
 
 use std::collections::BTreeMap;

@@ -3,6 +3,8 @@
 //!
 //! `SEED=7 STEPS=5000 cargo test --test namespace_model` repeats a run.
 
+#![allow(clippy::unwrap_used, reason = "a panic is how a test says no")]
+
 mod namespace_support;
 
 use std::collections::BTreeMap;

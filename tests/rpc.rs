@@ -1,7 +1,7 @@
 //! Channels and servers over real sockets: what they promise when all goes well, and when nothing does.
 
-// Helpers of a test may panic as the test itself may; patterns of bytes are cut to bytes on purpose.
-#![allow(clippy::unwrap_used, clippy::cast_possible_truncation)]
+#![allow(clippy::unwrap_used, reason = "a panic is how a test says no")]
+#![allow(clippy::cast_possible_truncation, reason = "patterns of bytes are cut to bytes")]
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};

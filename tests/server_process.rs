@@ -1,5 +1,7 @@
 //! A server as an operator meets it: exit codes, messages, signals, health.
 
+#![allow(clippy::unwrap_used, reason = "a panic is how a test says no")]
+
 use std::io::Read;
 use std::net::TcpListener;
 use std::path::Path;

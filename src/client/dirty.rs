@@ -121,6 +121,7 @@ impl Dirty {
 }
 
 #[cfg(test)]
+#[expect(clippy::cast_possible_truncation, reason = "numbers below 300, and letters")]
 mod tests {
     use super::*;
     use proptest::prelude::*;

@@ -17,6 +17,7 @@ fn name(text: &str) -> Name {
     Name::new(text).unwrap()
 }
 
+#[expect(clippy::cast_possible_truncation, reason = "any bytes will do that differ from place to place")]
 fn pattern(len: usize, seed: u8) -> Bytes {
     (0..len).map(|i| (i / 7) as u8 ^ seed ^ (i % 251) as u8).collect::<Vec<_>>().into()
 }
@@ -320,7 +321,7 @@ async fn a_file_sees_its_own_writes_like_an_array() {
     let client = fake.client().await;
     let file = client.open("/f", OpenOptions::writing()).await.unwrap();
     let mut model: Vec<u8> = Vec::new();
-    for step in 0..150u32 {
+    for step in 0..150u8 {
         match rng.random_range(0..12) {
             0 => file.flush().await.unwrap(),
             1 => {
@@ -329,14 +330,14 @@ async fn a_file_sees_its_own_writes_like_an_array() {
                 model.resize(size, 0);
             }
             2 => {
-                let data = pattern(rng.random_range(0..100_000), step as u8);
+                let data = pattern(rng.random_range(0..100_000), step);
                 assert_eq!(file.append(data.clone()).await.unwrap(), model.len() as u64);
                 model.extend_from_slice(&data);
             }
             3..8 => {
                 let offset = rng.random_range(0..300_000);
                 let len = if rng.random() { rng.random_range(1..200) } else { rng.random_range(1..150_000) };
-                let data = pattern(len, step as u8);
+                let data = pattern(len, step);
                 file.write_at(offset as u64, data.clone()).await.unwrap();
                 model.resize(model.len().max(offset + len), 0);
                 model[offset..offset + len].copy_from_slice(&data);

@@ -1,7 +1,6 @@
 //! What the tests of the namespace share: a founded namespace in memory with sessions, paths and blocks that exist.
 
-// Each test binary uses a part of it.
-#![allow(dead_code)]
+#![allow(dead_code, reason = "each test binary uses its part")]
 
 use std::collections::BTreeMap;
 

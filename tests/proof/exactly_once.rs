@@ -182,7 +182,7 @@ async fn appends_under_leader_kills_add_up_exactly() {
     assert_eq!(size(&cluster).await, total * RECORD_LEN as u64, "appends acknowledged: {counts:?}");
 
     let bytes = crate::common::load::read_all(&cluster.client().await, "/counter").await.unwrap();
-    let mut seen = vec![0; WRITERS as usize];
+    let mut seen = vec![0; counts.len()];
     for record in bytes.chunks(RECORD_LEN) {
         let text = std::str::from_utf8(record).unwrap();
         let (writer, id) = text.trim_end().split_once('-').unwrap();
