@@ -164,8 +164,10 @@ impl Cluster {
                         )
                     })
                     .collect();
+                let replicas = shape.data.clamp(1, 3);
+                let durable_min = replicas.min(2);
                 format!(
-                    "{head}directory = {:?}\n{}\n[limits]\n{}\n[timers]\n{}\n{peers}",
+                    "{head}replicas = {replicas}\ndurable_min = {durable_min}\ndirectory = {:?}\n{}\n[limits]\n{}\n[timers]\n{}\n{peers}",
                     node.dir, shape.meta_keys, shape.meta_limits, shape.meta_timers
                 )
             }
@@ -309,7 +311,9 @@ impl Cluster {
             let cluster = self.cluster_status().await?;
             let missing: Vec<_> = up
                 .iter()
-                .filter(|name| !cluster.data.iter().any(|d| d.name == **name && d.state == "Up"))
+                .filter(|name| {
+                    !cluster.data.iter().any(|d| d.name == **name && d.state.eq_ignore_ascii_case("up"))
+                })
                 .collect();
             if missing.is_empty() && (up.is_empty() || cluster.groups.whole > 0) {
                 Ok(())
@@ -329,7 +333,11 @@ impl Cluster {
         until(&format!("{} to be up", node.name), async || {
             let cluster = self.cluster_status().await?;
             let state = cluster.data.iter().find(|d| d.name == node.name).map(|d| d.state.clone());
-            if state.as_deref() == Some("Up") { Ok(()) } else { Err(format!("{state:?}")) }
+            if state.as_deref().is_some_and(|s| s.eq_ignore_ascii_case("up")) {
+                Ok(())
+            } else {
+                Err(format!("{state:?}"))
+            }
         })
         .await;
     }
