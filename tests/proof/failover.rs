@@ -10,6 +10,8 @@ const CALLS_BETWEEN: u64 = 20;
 #[derive(Clone, Copy)]
 enum Event {
     Kill,
+    /// Killed, and started again before anybody noticed.
+    Bounce,
     Pause,
 }
 
@@ -46,6 +48,10 @@ async fn fault_rounds(what: &str, victim: Victim, event: Event) {
         load.begin_round();
         match event {
             Event::Kill => cluster.nodes[hit].kill(),
+            Event::Bounce => {
+                cluster.nodes[hit].kill();
+                cluster.nodes[hit].start();
+            }
             Event::Pause => cluster.nodes[hit].pause(),
         }
         load.progress(between).await;
@@ -54,6 +60,7 @@ async fn fault_rounds(what: &str, victim: Victim, event: Event) {
         longest.push(pause);
         match event {
             Event::Kill => cluster.nodes[hit].start(),
+            Event::Bounce => {}
             Event::Pause => cluster.nodes[hit].resume(),
         }
         // The next event must find a whole cluster: one failure at a time is what is promised.
@@ -71,6 +78,11 @@ async fn fault_rounds(what: &str, victim: Victim, event: Event) {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_killed_leader_is_not_noticed_by_applications() {
     fault_rounds("leader killed (kill -9)", Victim::Leader, Event::Kill).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_leader_killed_and_back_at_once_is_not_noticed_by_applications() {
+    fault_rounds("leader killed and back at once", Victim::Leader, Event::Bounce).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -10,10 +10,15 @@ async fn all_six_killed_at_once_lose_nothing() {
         let files = Load::writers(&cluster, &format!("/files-{round}"), 3, 300_000).await;
         names.progress(15).await;
         files.progress(3).await;
+        let (_, before) = cluster.meta_status(cluster.leader().await).await.unwrap();
         cluster.kill_all();
         // Calls that were in flight may fail: with nobody there, a deadline is all that can be kept.
         cluster.start_all();
         cluster.ready().await;
+        // A leader that went on in its old term would give an index that its followers committed, and that it had not
+        // written yet, to another command: files were found with the bytes of others.
+        let (_, after) = cluster.meta_status(cluster.leader().await).await.unwrap();
+        assert!(after.term > before.term, "term {} went on after all were killed", before.term);
         names.progress(5).await;
         files.progress(2).await;
         for (what, load) in [("names", names), ("files", files)] {

@@ -108,6 +108,10 @@ impl RaftConfig {
             enable_pre_vote: Some(true),
             // A wiped server comes back with an empty log under the same id (`join`).
             allow_log_reversion: Some(true),
+            // A leader sends entries to its followers while it still writes them itself, and two followers may commit one
+            // that this node had not written when it was killed. Leading on in the same term it would give that index
+            // to another command, under the same log id, and nobody could tell the two apart. A new term does.
+            enable_leader_restore: Some(false),
             backoff: "100ms 200ms ...1s".into(),
             ..openraft::Config::default()
         }
