@@ -126,6 +126,7 @@ impl Cluster {
     /// Configurations are written, nothing runs.
     pub async fn prepare(shape: Shape) -> Self {
         let turn = Turn::take().await;
+        super::stall::watch();
         let root = tempfile::Builder::new().prefix("pohmelfs-proof-").tempdir().unwrap();
         let count = shape.meta + shape.data;
         let ports = free_ports(2 * count);
@@ -399,6 +400,9 @@ impl Cluster {
 impl Drop for Cluster {
     fn drop(&mut self) {
         if std::thread::panicking() {
+            if let Some(stall) = super::stall::excuse() {
+                eprintln!("the machine stood still for {stall:?} meanwhile");
+            }
             for node in &self.nodes {
                 eprintln!("=== {} ({}), end of its log:\n{}\n", node.name, node.address, node.tail());
             }

@@ -11,6 +11,7 @@ pub mod http;
 pub mod load;
 pub mod node;
 pub mod raw;
+pub mod stall;
 pub mod wait;
 
 pub use cluster::{Cluster, Shape};
