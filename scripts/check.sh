@@ -32,7 +32,7 @@ if cargo deny --version >/dev/null 2>&1; then
     if ! cargo deny --locked fetch db >/dev/null 2>&1; then
         echo "advisories skipped: the list cannot be fetched" >&2
     else
-        cargo deny --locked check --disable-fetch advisories
+        cargo deny --locked check advisories
     fi
 else
     echo "skipped: no cargo-deny" >&2
