@@ -120,7 +120,7 @@ impl Default for MetaLimits {
         Self {
             connection_count: 4096,
             in_flight: 8192,
-            overlay_bytes: 64 << 20,
+            overlay_bytes: 512 << 20,
             cache_bytes: 128 << 20,
             sled_cache_bytes: 64 << 20,
             snapshot_entries: 100_000,

@@ -1,7 +1,7 @@
 //! openraft's state machine over [`Machine`]: batches entries, answers their proposers, builds and installs snapshots.
 //!
-//! Holds: every responder is answered; the applied index is announced after the state shows it; whatever blocks on
-//! the disk runs on a thread for blocking work, snapshots beside applies. An error stops openraft on this node.
+//! Holds: every responder is answered; the applied index is announced after the state shows it; what blocks
+//! on the disk for long runs on a thread for blocking work, snapshots beside applies. An error stops openraft on this node.
 
 use std::io;
 use std::path::PathBuf;
@@ -57,11 +57,13 @@ impl StateMachine {
         Ok(Self { machine, writer, applied })
     }
 
-    async fn apply_batch(&mut self, batch: &mut Batch) -> Result<(), StoreError> {
+    fn apply_batch(&mut self, batch: &mut Batch) -> Result<(), StoreError> {
         let Batch { entries, responders, .. } = std::mem::take(batch);
         let Some(index) = entries.last().map(|entry| entry.position.index) else { return Ok(()) };
-        let (machine, count) = (self.machine.clone(), entries.len());
-        let replies = runtime::blocking("apply", move || machine.apply(&entries)).await?;
+        // Here, not on a thread for blocking work: it is memory but for a cold read now and then, and two hops between
+        // threads would cost a lonely caller more than the apply itself.
+        let count = entries.len();
+        let replies = self.machine.apply(&entries)?;
         if replies.len() != count {
             return Err(StoreError::new(
                 format!("applying {count} entries up to {index}"),
@@ -110,7 +112,7 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
             let next = match entries.next().now_or_never() {
                 Some(next) => next,
                 None => {
-                    self.apply_batch(&mut batch).await.map_err(stop)?;
+                    self.apply_batch(&mut batch).map_err(stop)?;
                     entries.next().await
                 }
             };
@@ -125,10 +127,10 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
             batch.entries.push(Entry { position, commands });
             batch.responders.push(responder);
             if batch.is_full() {
-                self.apply_batch(&mut batch).await.map_err(stop)?;
+                self.apply_batch(&mut batch).map_err(stop)?;
             }
         }
-        self.apply_batch(&mut batch).await.map_err(stop)
+        self.apply_batch(&mut batch).map_err(stop)
     }
 
     async fn get_snapshot_builder(&mut self) -> Self::SnapshotBuilder {

@@ -57,6 +57,7 @@ impl Core {
         let Opened { engine, stamp, manifest, rebuilt } = opened;
         let memory =
             Memory { engine: Some(Arc::new(engine)), overlay: Default::default(), stamp: stamp.clone() };
+        let queue = Queue::new(config.overlay_bytes_max);
         Self {
             config,
             snapshots,
@@ -65,7 +66,7 @@ impl Core {
             disk: Mutex::new(Disk { stamp, cut: None }),
             cut_progress: Condvar::new(),
             memory: RwLock::new(memory),
-            queue: Queue::default(),
+            queue,
             manifest: Mutex::new(manifest),
             failure: Mutex::default(),
             waits: AtomicU64::new(0),

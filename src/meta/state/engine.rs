@@ -16,6 +16,7 @@ use quick_cache::Weighter;
 use quick_cache::sync::Cache;
 
 use super::super::StoreError;
+use super::filter::KeyFilter;
 use super::record::{Stamp, Tally, seal, show, unseal};
 use crate::namespace::ViewError;
 use crate::types::codec;
@@ -51,6 +52,7 @@ pub(super) struct Engine {
     tree: sled::Tree,
     db: sled::Db,
     cache: ReadCache,
+    filter: KeyFilter,
     dir: PathBuf,
 }
 
@@ -78,7 +80,7 @@ impl Engine {
         let tree: sled::Tree = (*db).clone();
         let items = usize::try_from(cache_bytes / (CACHE_OVERHEAD * 2)).unwrap_or(usize::MAX).max(16);
         let cache = Cache::with_weighter(items, cache_bytes, CacheWeight);
-        Ok(Self { tree, db, cache, dir: dir.to_owned() })
+        Ok(Self { tree, db, cache, filter: KeyFilter::new(), dir: dir.to_owned() })
     }
 
     /// Bytes of the read cache.
@@ -96,6 +98,9 @@ impl Engine {
     pub(super) fn get(&self, key: &[u8]) -> Result<Option<Bytes>, ViewError> {
         if let Some(known) = self.cache.get(key) {
             return Ok(known);
+        }
+        if !self.filter.may_hold(key) {
+            return Ok(None);
         }
         let value = match guarded(|| self.tree.get(key)).map_err(|reason| self.unreadable(key, &reason))? {
             Some(stored) => Some(unseal(key, &stored).ok_or_else(|| self.unreadable(key, "wrong checksum"))?),
@@ -125,7 +130,10 @@ impl Engine {
         let mut batch = sled::Batch::default();
         for (key, value) in changes {
             match value {
-                Some(value) => batch.insert(key.as_ref(), seal(key, value)),
+                Some(value) => {
+                    self.filter.add(key);
+                    batch.insert(key.as_ref(), seal(key, value));
+                }
                 None => batch.remove(key.as_ref()),
             }
         }
@@ -139,11 +147,15 @@ impl Engine {
     /// Remembers what was just written, before the overlay forgets it: from then on the cache answers.
     pub(super) fn remember(&self, changes: &BTreeMap<Bytes, super::writer::Merged>) {
         for (key, merged) in changes {
-            self.cache.insert(key.clone(), merged.new.clone());
+            match &merged.new {
+                Some(_) => self.cache.insert(key.clone(), merged.new.clone()),
+                None => drop(self.cache.remove(key)),
+            }
         }
     }
 
-    /// Reads everything and compares its sum with the stamp: a lost, doubled or altered record anywhere is noticed.
+    /// Reads everything and compares its sum with the stamp: a lost, doubled or altered record anywhere is noticed. Fills
+    /// the filter on the way: to be called once, before the first read.
     pub(super) fn verify(&self) -> Result<Stamp, StoreError> {
         let failed =
             |reason: String| StoreError::new(format!("verifying the view {}", self.dir.display()), reason);
@@ -159,6 +171,7 @@ impl Engine {
         for record in self.range(Bound::Excluded(STAMP_KEY), Bound::Unbounded) {
             let (key, value) = record.map_err(|e| failed(e.reason))?;
             tally.add(&key, &value);
+            self.filter.add(&key);
         }
         if tally != stamp.tally {
             return Err(failed(format!(
@@ -172,6 +185,7 @@ impl Engine {
     /// What a disk that lies would do.
     #[cfg(test)]
     pub(super) fn overwrite_raw(&self, key: &[u8], stored: &[u8]) {
+        self.filter.add(key);
         self.tree.insert(key, stored).unwrap();
         self.cache.clear();
     }
@@ -184,7 +198,7 @@ impl Engine {
 
     /// Writes sled's buffers, closes it and fsyncs its files (sled itself does not), for an orderly end.
     pub(super) fn close(self) -> Result<(), StoreError> {
-        let Self { tree, db, cache, dir } = self;
+        let Self { tree, db, cache, filter: _, dir } = self;
         let failed = |reason: String| StoreError::new(format!("closing the view {}", dir.display()), reason);
         guarded(|| db.flush()).map_err(failed)?;
         guarded(|| {

@@ -9,6 +9,7 @@
 mod core;
 mod cut;
 mod engine;
+mod filter;
 mod manifest;
 mod memory;
 mod record;

@@ -16,11 +16,23 @@ use parking_lot::{Condvar, Mutex};
 use super::core::Core;
 use super::record::Stamp;
 use crate::namespace::ChangeSet;
+use crate::runtime::{self, Instant};
 
 /// Records in one batch, unless a single set has more. 1024 puts keep sled's lock for some 3 ms (benches/view.rs).
 const BATCH_RECORDS: usize = 1024;
-/// The writer waits this long for a batch to fill: records that change again meanwhile reach sled once.
-const LINGER: Duration = Duration::from_millis(100);
+/// Change sets merged into one batch at most: bounds the time that merging takes when they all change the same records.
+const BATCH_SETS: usize = 512;
+/// A set waits this long before it goes to sled. What changes again meanwhile (the attributes of a busy directory, counters)
+/// reaches sled once, and what comes and goes (remembered replies) never: of five records that a create changes, two are left.
+const HOLD: Duration = Duration::from_millis(2000);
+/// After a batch the writer rests this many times as long as the batch took, unless it must hurry. sled works at some
+/// 10 µs a record: without rest three servers on a small machine spend half of it on a view that nobody waits for.
+/// With it, a burst of half a million records costs its callers a tenth of a core, and sled gets it in the minutes after.
+const REST: u32 = 9;
+/// Longest rest, so that a batch that a slow disk held up does not stop the writer for long.
+const REST_MAX: Duration = Duration::from_millis(100);
+/// When the writer wakes it takes all sets at least this old, so that it wakes once a second and not for each set.
+const TAKE: Duration = Duration::from_millis(1000);
 /// Bytes that one queued change takes beside key and values: the change itself, its slot in the overlay, heap headers.
 const CHANGE_OVERHEAD: u64 = 320;
 
@@ -30,6 +42,7 @@ struct Set {
     stamp: Stamp,
     changes: ChangeSet,
     bytes: u64,
+    pushed_at: Instant,
 }
 
 #[derive(Default)]
@@ -51,13 +64,25 @@ struct Waiting {
 }
 
 /// Sets on their way into sled.
-#[derive(Default)]
 pub(super) struct Queue {
+    /// With this many bytes queued nothing is held back any more.
+    hurry_bytes: u64,
     waiting: Mutex<Waiting>,
     /// Wakes the writer.
     work: Condvar,
     /// Wakes those who wait for room or for a set to be written.
     progress: Condvar,
+}
+
+/// Sets taken for one batch.
+struct Taken {
+    /// Number of the last one.
+    number: u64,
+    /// The state after it.
+    stamp: Stamp,
+    /// What they took in the queue.
+    bytes: u64,
+    merged: BTreeMap<Bytes, Merged>,
 }
 
 /// Changes of a batch to one key, coalesced.
@@ -72,6 +97,16 @@ pub(super) struct Merged {
 pub(super) struct Ended;
 
 impl Queue {
+    /// An empty queue before which appliers wait at `bytes_max`.
+    pub(super) fn new(bytes_max: u64) -> Self {
+        Self {
+            hurry_bytes: bytes_max / 2,
+            waiting: Mutex::default(),
+            work: Condvar::new(),
+            progress: Condvar::new(),
+        }
+    }
+
     /// Number that the next set gets.
     pub(super) fn next_number(&self) -> u64 {
         self.waiting.lock().pushed + 1
@@ -89,9 +124,9 @@ impl Queue {
         waiting.records += changes.len();
         waiting.bytes += bytes;
         let number = waiting.pushed;
-        waiting.sets.push_back(Set { number, stamp, changes, bytes });
-        // One signal when work begins (the writer sleeps without a limit) and one when a batch is full.
-        if waiting.sets.len() == 1 || waiting.records >= BATCH_RECORDS {
+        waiting.sets.push_back(Set { number, stamp, changes, bytes, pushed_at: runtime::now() });
+        // One signal when work begins (the writer sleeps without a limit) and one when it must hurry.
+        if waiting.sets.len() == 1 || waiting.bytes >= self.hurry_bytes {
             self.work.notify_one();
         }
     }
@@ -151,34 +186,75 @@ impl Queue {
         (waiting.bytes, waiting.records as u64)
     }
 
-    /// Waits for sets, lets them gather, and says whether there are any; not so when the writer must end.
+    /// Waits until there are sets to write: old enough ones, or any when somebody waits for them or many bytes are
+    /// queued. False when the writer must end.
     fn gather(&self) -> bool {
         let mut waiting = self.waiting.lock();
-        while waiting.sets.is_empty() && !waiting.stop {
-            self.work.wait(&mut waiting);
-        }
-        while waiting.records < BATCH_RECORDS && waiting.wanted <= waiting.written && !waiting.stop {
-            if self.work.wait_for(&mut waiting, LINGER).timed_out() {
-                break;
+        loop {
+            if waiting.stop {
+                return waiting.drain && !waiting.sets.is_empty();
             }
+            let Some(front) = waiting.sets.front() else {
+                self.work.wait(&mut waiting);
+                continue;
+            };
+            let ripe = front.pushed_at + HOLD;
+            if self.hurries(&waiting) || runtime::now() >= ripe {
+                return true;
+            }
+            // Woken early or not, it looks again.
+            let _timed_out = self.work.wait_for(&mut waiting, ripe - runtime::now());
         }
-        !waiting.stop || (waiting.drain && !waiting.sets.is_empty())
     }
 
-    /// Takes whole sets for one batch.
-    fn take(&self) -> Vec<Set> {
+    /// Lets others have the processor, unless somebody waits.
+    fn rest(&self, time: Duration) {
         let mut waiting = self.waiting.lock();
-        let mut sets: Vec<Set> = Vec::new();
-        let mut records = 0;
+        let end = runtime::now() + time;
+        while !self.hurries(&waiting) && runtime::now() < end {
+            // Woken early or not, it looks again.
+            let _timed_out = self.work.wait_for(&mut waiting, end - runtime::now());
+        }
+    }
+
+    fn hurries(&self, waiting: &Waiting) -> bool {
+        waiting.wanted > waiting.written || waiting.bytes >= self.hurry_bytes || waiting.stop
+    }
+
+    /// Takes whole sets for one batch, merged.
+    fn take(&self) -> Option<Taken> {
+        let mut waiting = self.waiting.lock();
+        let ripe = if self.hurries(&waiting) { None } else { Some(runtime::now()) };
+        let mut taken: Option<Taken> = None;
+        let mut count = 0;
         while let Some(set) = waiting.sets.front() {
-            if !sets.is_empty() && records + set.changes.len() > BATCH_RECORDS {
+            let merged = taken.as_ref().map_or(0, |t| t.merged.len());
+            let full = merged + set.changes.len() > BATCH_RECORDS || count >= BATCH_SETS;
+            let young = ripe.is_some_and(|now| now.saturating_duration_since(set.pushed_at) < TAKE);
+            if count > 0 && (full || young) {
                 break;
             }
-            records += set.changes.len();
-            sets.extend(waiting.sets.pop_front());
+            let Some(set) = waiting.sets.pop_front() else { break };
+            count += 1;
+            waiting.records -= set.changes.len();
+            let taken = taken.get_or_insert_with(|| Taken {
+                number: 0,
+                stamp: set.stamp.clone(),
+                bytes: 0,
+                merged: BTreeMap::new(),
+            });
+            (taken.number, taken.stamp) = (set.number, set.stamp);
+            taken.bytes += set.bytes;
+            for change in set.changes {
+                match taken.merged.get_mut(&change.key) {
+                    Some(earlier) => earlier.new = change.new,
+                    None => {
+                        drop(taken.merged.insert(change.key, Merged { old: change.old, new: change.new }))
+                    }
+                }
+            }
         }
-        waiting.records -= records;
-        sets
+        taken
     }
 
     fn written(&self, number: u64, bytes: u64) {
@@ -205,27 +281,22 @@ pub(super) fn run(core: &Arc<Core>) {
     }
     let _end = End(core);
     while core.queue.gather() {
+        let began = runtime::now();
         if let Err(e) = write_batch(core) {
             core.damaged(&e.to_string());
             return;
         }
+        core.queue.rest(((runtime::now() - began) * REST).min(REST_MAX));
     }
 }
 
 fn write_batch(core: &Core) -> Result<(), super::super::StoreError> {
     // Taken before the sets: whoever holds it sees every set either in the queue or in sled.
     let mut disk = core.disk.lock();
-    let sets = core.queue.take();
-    let Some(last) = sets.last() else { return Ok(()) };
-    let (number, stamp) = (last.number, last.stamp.clone());
-    let bytes = sets.iter().map(|set| set.bytes).sum();
-    let mut merged = BTreeMap::<Bytes, Merged>::new();
-    for change in sets.into_iter().flat_map(|set| set.changes) {
-        match merged.get_mut(&change.key) {
-            Some(earlier) => earlier.new = change.new,
-            None => drop(merged.insert(change.key, Merged { old: change.old, new: change.new })),
-        }
-    }
+    let Some(Taken { number, stamp, bytes, mut merged }) = core.queue.take() else { return Ok(()) };
+    let touched: Vec<Bytes> = merged.keys().cloned().collect();
+    // What came and went within the batch was never in sled.
+    merged.retain(|_, m| m.old.is_some() || m.new.is_some());
     while !disk.keep_pre_images(&merged, core.config.overlay_bytes_max / 2) {
         core.cut_progress.wait(&mut disk);
     }
@@ -233,7 +304,7 @@ fn write_batch(core: &Core) -> Result<(), super::super::StoreError> {
     engine.write(merged.iter().map(|(key, m)| (key, m.new.as_ref())), Some(&stamp))?;
     disk.stamp = stamp;
     engine.remember(&merged);
-    core.memory.write().retire(number, merged.keys());
+    core.memory.write().retire(number, touched.iter());
     // Still under the disk lock: an install that clears the queue comes before or after all of this.
     core.queue.written(number, bytes);
     Ok(())
