@@ -2,7 +2,10 @@
 //!
 //! Runs where a Docker engine answers and says why it skips elsewhere. Holds: whatever a `put` acknowledged reads back
 //! byte for byte at the end. It has its own project name and ports, and takes everything down again, volumes too.
-//! `POHMELFS_TEST_IMAGE` names an image to use instead of building one, `POHMELFS_STATIC_BIN` a static binary to put into it.
+//!
+//! The image: `POHMELFS_TEST_IMAGE` where that names one; else `scripts/image --debug` makes one for this run, of the
+//! static binary that `POHMELFS_STATIC_BIN` names or of a debug build of these sources. Its files are those of a release
+//! image; the debug build takes a fraction of the time and panics where an invariant of ours or a number overflows.
 
 #![allow(clippy::unwrap_used, reason = "a panic is how a test says no")]
 
@@ -71,7 +74,7 @@ impl Project {
         let image = given.unwrap_or_else(|| format!("pohmelfs:{name}"));
         if own_image {
             let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/image");
-            let built = Command::new(script).arg(&image).status().unwrap();
+            let built = Command::new(script).args(["--debug", &image]).status().unwrap();
             assert!(built.success(), "scripts/image failed");
         }
         // Held open together, so that all are different; free again before the containers take them.
