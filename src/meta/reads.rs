@@ -14,21 +14,40 @@ use crate::runtime;
 use crate::types::LogIndex;
 use crate::wire::RpcError;
 
+/// Rounds that may be on their way to the leader at a time. With one, a reader waits for half of somebody else's round
+/// before its own; with many, each round carries few readers.
+const ROUNDS_MAX: usize = 3;
+
 type Waiter = oneshot::Sender<Result<LogIndex, RpcError>>;
 
 /// Readers that share rounds.
-#[derive(Clone, Default)]
+#[derive(Clone)]
 pub struct Rounds {
     state: Arc<Mutex<RoundState>>,
+    max: usize,
 }
 
 #[derive(Default)]
 struct RoundState {
-    running: bool,
+    /// Rounds on their way.
+    running: usize,
+    /// Readers of the next one.
     next: Vec<Waiter>,
 }
 
+impl Default for Rounds {
+    fn default() -> Self {
+        Self::new(ROUNDS_MAX)
+    }
+}
+
 impl Rounds {
+    /// With at most `max` rounds on their way at a time.
+    #[must_use]
+    pub fn new(max: usize) -> Self {
+        Self { state: Arc::default(), max }
+    }
+
     /// The index of a round that begins after this call. `ask` runs a round: it is called by whoever finds none running,
     /// for all who come while it runs.
     ///
@@ -43,7 +62,9 @@ impl Rounds {
         let begin = {
             let mut state = self.state.lock();
             state.next.push(waiter);
-            !std::mem::replace(&mut state.running, true)
+            let begin = state.running < self.max;
+            state.running += usize::from(begin);
+            begin
         };
         if begin {
             // A task of its own: the reader that began the rounds may be cancelled, the others may not suffer.
@@ -64,7 +85,7 @@ where
         let waiting = {
             let mut state = state.lock();
             if state.next.is_empty() {
-                state.running = false;
+                state.running -= 1;
                 abandoned.armed = false;
                 return;
             }
@@ -87,7 +108,7 @@ impl Drop for Abandoned<'_> {
     fn drop(&mut self) {
         if self.armed {
             let mut state = self.state.lock();
-            state.running = false;
+            state.running -= 1;
             state.next.clear();
         }
     }
@@ -103,7 +124,7 @@ mod tests {
     /// acknowledged after the round began and before the reader did.
     #[tokio::test]
     async fn a_reader_never_joins_a_round_that_began_before_it() {
-        let rounds = Rounds::default();
+        let rounds = Rounds::new(1);
         let gate = Arc::new(tokio::sync::Semaphore::new(0));
         let begun = Arc::new(AtomicU64::new(0));
         let ask = {

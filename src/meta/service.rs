@@ -132,10 +132,20 @@ impl Service {
     pub async fn linearize(self: &Arc<Self>, deadline: Instant) -> Result<LogIndex, RpcError> {
         loop {
             let service = self.clone();
-            let round = self.rounds.index(move || {
+            let leads = self.consensus.leader().is_some_and(|l| l.node == self.node);
+            let round = async {
+                // The rounds of a leader are shared in `raft` already.
+                if leads {
+                    return service.round().await;
+                }
                 let service = service.clone();
-                async move { service.round().await }
-            });
+                self.rounds
+                    .index(move || {
+                        let service = service.clone();
+                        async move { service.round().await }
+                    })
+                    .await
+            };
             let failed = match runtime::timeout_at(deadline, round).await {
                 Ok(Ok(index)) => {
                     self.consensus.wait_applied(index, deadline).await?;
