@@ -2,11 +2,12 @@
 
 use std::path::{Path, PathBuf};
 
-use pohmelfs::types::{ExtentSource, InodeId};
+use pohmelfs::types::{Cookie, DirEntry, ExtentSource, InodeId, Query, QueryReply, ROOT_INODE};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
 use crate::common::load::{read_all, write_file};
+use crate::common::raw::Raw;
 use crate::common::{Cluster, Load, Shape, content_of, seed, until};
 
 /// Flips one to three bits at a random place of a file.
@@ -16,6 +17,16 @@ fn flip(path: &Path, random: &mut StdRng) {
     bytes[at] ^= [1, 3, 0x80, 0x55][random.random_range(0..4)];
     std::fs::write(path, bytes).unwrap();
     println!("flipped byte {at} of {}", path.display());
+}
+
+/// Flips a bit of one of the last bytes of a file: where a record that is not all there would be no surprise.
+fn flip_end(path: &Path, random: &mut StdRng) {
+    let mut bytes = std::fs::read(path).unwrap();
+    let from_end = random.random_range(1..bytes.len().min(120));
+    let at = bytes.len() - from_end;
+    bytes[at] ^= 0x10;
+    std::fs::write(path, bytes).unwrap();
+    println!("flipped byte {at}, {from_end} from the end, of {}", path.display());
 }
 
 /// All files below `dir` that hold something, largest first.
@@ -153,10 +164,38 @@ async fn a_damaged_metadata_server_is_right_or_says_so() {
             cluster.ready().await;
         }
         cluster.same_state().await;
+        // The hash is kept beside the records; what is read from them is looked at here.
+        let (theirs, others) =
+            (listing(&cluster, victim).await, listing(&cluster, cluster.leader().await).await);
+        assert!(theirs == others, "{} lists something else than the leader", cluster.nodes[victim].name);
+        assert!(theirs.len() > 100);
     }
     println!("{} flips: {right} times right, {said} times refused and named", right + said);
     stopped.compare(&cluster).await.assert_clean("load before the damage");
     assert_eq!(cluster.check().await, Vec::<String>::new());
+}
+
+/// All entries of the loaded directory with their attributes, as one certain server has them.
+async fn listing(cluster: &Cluster, server: usize) -> Vec<DirEntry> {
+    let mut raw = Raw::connect(&cluster.nodes[server].address).await.unwrap();
+    let dir = match raw.lookup(ROOT_INODE, "load").await.unwrap().unwrap() {
+        QueryReply::Found(found) => found.attr.inode,
+        other => panic!("{other:?}"),
+    };
+    let (mut out, mut after) = (Vec::new(), Cookie(0));
+    loop {
+        let page = Query::ReadDir { inode: dir, after, limit: 1000, with_attrs: true };
+        match raw.query(page).await.unwrap().unwrap() {
+            QueryReply::Page { entries, end } => {
+                after = entries.last().map_or(after, |e| e.cookie);
+                out.extend(entries);
+                if end {
+                    return out;
+                }
+            }
+            other => panic!("{other:?}"),
+        }
+    }
 }
 
 /// True if the server became ready, false if it ended by itself.
@@ -190,7 +229,11 @@ async fn a_damaged_log_is_never_taken_for_a_shorter_one() {
         files(&log).into_iter().map(|f| (f.clone(), std::fs::read(&f).unwrap())).collect();
     for attempt in 0..12 {
         let (path, _) = &kept[attempt % kept.len()];
-        flip(path, &mut random);
+        if attempt % 2 == 0 {
+            flip(path, &mut random);
+        } else {
+            flip_end(path, &mut random);
+        }
         cluster.nodes[0].start();
         let node = &mut cluster.nodes[0];
         // Alone it cannot become ready; what it says of its log is what counts.
