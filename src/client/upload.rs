@@ -26,6 +26,9 @@ use super::session::Session;
 const STRAGGLER_MIN: Duration = Duration::from_millis(250);
 /// Time for the write rule to be met before another group is tried; more where writes usually take long.
 const GROUP_TIMEOUT: Duration = Duration::from_secs(2);
+/// Pause after an attempt that failed, doubled with each up to [`NO_GROUP_PAUSE`]. A channel whose server refuses
+/// connections answers at once, without waiting for anything: with no pause the attempts of a writer would never yield.
+const FAILED_PAUSE: Duration = Duration::from_millis(5);
 /// Pause when no group can be chosen.
 const NO_GROUP_PAUSE: Duration = Duration::from_millis(100);
 
@@ -48,6 +51,14 @@ fn patience(rule_met: bool, usual: Option<Duration>) -> Duration {
     if rule_met { adaptive.max(STRAGGLER_MIN) } else { adaptive.max(GROUP_TIMEOUT) }
 }
 
+/// Pause before the next attempt: none behind the first, for another group is most likely well.
+fn pause_after(failed_count: u32) -> Duration {
+    match failed_count {
+        0 => Duration::ZERO,
+        n => FAILED_PAUSE.saturating_mul(1 << (n - 1).min(8)).min(NO_GROUP_PAUSE),
+    }
+}
+
 impl Core {
     /// Makes `bytes` (1 to the length of a block) durable as a new block.
     ///
@@ -63,6 +74,7 @@ impl Core {
         let len = u32::try_from(bytes.len()).map_err(|_| ClientError::Protocol("block too long".into()))?;
         let checksum = Checksum::of(&bytes);
         let mut last = String::from("no group may take blocks");
+        let mut failed_count = 0;
         loop {
             if session.is_gone() {
                 return Err(ClientError::SessionExpired { session: session.id() });
@@ -76,6 +88,8 @@ impl Core {
                 }
                 last = attempt.last_error.unwrap_or(last);
                 tracing::debug!(block = %id, group = target.group.0, reason = %last, "block goes to another group");
+                runtime::sleep(pause_after(failed_count)).await;
+                failed_count += 1;
             } else if runtime::now() < deadline {
                 // The map may know of servers that are back.
                 if let Err(error) = self.refresh_map(deadline).await {
@@ -174,6 +188,16 @@ async fn store(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// With all data servers down, three writers took both threads of a process for 30 s, until their deadline. Nothing
+    /// else in it ran, keep-alives among it: all its sessions expired, and calls of others failed.
+    #[test]
+    fn attempts_that_fail_at_once_are_spaced() {
+        assert_eq!(pause_after(0), Duration::ZERO);
+        let pauses: Vec<_> = (1..100).map(pause_after).collect();
+        assert!(pauses.is_sorted() && pauses[0] > Duration::ZERO, "{pauses:?}");
+        assert_eq!(pauses.last(), Some(&NO_GROUP_PAUSE));
+    }
 
     #[test]
     fn a_straggler_gets_a_quarter_second_or_four_times_the_usual() {
