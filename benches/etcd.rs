@@ -155,7 +155,7 @@ async fn measure(endpoints: &[String], op: Op, callers: usize, time: Duration) {
             let send = connections[caller % connections.len()].clone();
             tokio::spawn(async move {
                 let mut took = Vec::new();
-                let mut random = caller as u64 * 0x9e37_79b9_7f4a_7c15 + 1;
+                let mut random = (caller as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
                 while began.elapsed() < time {
                     random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
                     let key = match op {
