@@ -184,7 +184,7 @@ fn tool(
 fn runtime() -> Result<tokio::runtime::Runtime, Failure> {
     // Two at least, so that one may wait for a cold read of the disk. More than there are processors cost a lookup more in
     // wake-ups than they give.
-    let threads = std::thread::available_parallelism().map_or(2, |n| n.get().max(2));
+    let threads = crate::runtime::processor_count().max(2);
     tokio::runtime::Builder::new_multi_thread()
         .worker_threads(threads)
         .enable_all()

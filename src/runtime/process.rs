@@ -7,3 +7,9 @@ pub fn resident_bytes() -> u64 {
     let pages = statm.split_whitespace().nth(1).and_then(|n| n.parse::<u64>().ok());
     pages.unwrap_or(0).saturating_mul(rustix::param::page_size() as u64)
 }
+
+/// Processors that this process may use, at least 1.
+#[must_use]
+pub fn processor_count() -> usize {
+    std::thread::available_parallelism().map_or(1, std::num::NonZero::get)
+}
