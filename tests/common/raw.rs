@@ -2,10 +2,10 @@
 
 use std::time::{Duration, Instant};
 
-use bytes::BytesMut;
+use bytes::{Bytes, BytesMut};
 use pohmelfs::types::{
-    ClusterId, Cred, Epoch, FsResult, InodeId, Name, OpenSession, Query, QueryReply, RequestId, SessionId,
-    Update, UpdateReply, UpdateResult, codec,
+    ClusterId, Cred, Epoch, FileKind, FsResult, InodeId, MakeNode, Name, OpenSession, Query, QueryReply,
+    ROOT_INODE, RequestId, SessionId, Update, UpdateReply, UpdateResult, codec,
 };
 use pohmelfs::wire::frame::{Decoder, Flags, Frame, Header, KIND_HELLO, widest};
 use pohmelfs::wire::message::{MetaReply, MetaRequest, UpdateRequest, kind};
@@ -206,6 +206,19 @@ impl Raw {
             other => Err(format!("to the opening of a session: {other:?}")),
         }
     }
+}
+
+/// Asks for an empty file of this name in the root; an existing one is an error.
+pub fn make(name: &str) -> Update {
+    Update::Make(MakeNode {
+        parent: ROOT_INODE,
+        name: Name::new(name).unwrap(),
+        kind: FileKind::File,
+        mode: 0o644,
+        rdev: 0,
+        content: Bytes::new(),
+        exclusive: true,
+    })
 }
 
 /// An update of root.

@@ -2,27 +2,15 @@
 
 use bytes::Bytes;
 use pohmelfs::types::{
-    Extent, ExtentSource, FileKind, FsError, InodeId, MakeNode, Name, Publish, QueryReply, ROOT_INODE,
-    Rename, RenameMode, Unlink, Update, UpdateReply, UpdateResult,
+    Extent, ExtentSource, FsError, InodeId, Name, Publish, QueryReply, ROOT_INODE, Rename, RenameMode,
+    Unlink, Update, UpdateReply, UpdateResult,
 };
 use pohmelfs::wire::message::{KeepAlive, MetaReply, MetaRequest};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
-use crate::common::raw::{Raw, Stubborn, request};
+use crate::common::raw::{Raw, Stubborn, make, request};
 use crate::common::{Cluster, rounds, seed, until};
-
-fn make(name: &str) -> Update {
-    Update::Make(MakeNode {
-        parent: ROOT_INODE,
-        name: Name::new(name).unwrap(),
-        kind: FileKind::File,
-        mode: 0o644,
-        rdev: 0,
-        content: Bytes::new(),
-        exclusive: true,
-    })
-}
 
 fn append(inode: InodeId, bytes: &[u8]) -> Update {
     let source = ExtentSource::Inline(Bytes::copy_from_slice(bytes));

@@ -2,26 +2,13 @@
 
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
-use pohmelfs::types::{FileKind, FsError, MakeNode, Name, QueryReply, ROOT_INODE, Update, UpdateReply};
+use pohmelfs::types::{FsError, QueryReply, ROOT_INODE, UpdateReply};
 
-use crate::common::raw::{Raw, request};
+use crate::common::raw::{Raw, make, request};
 use crate::common::{Cluster, Load, rounds, until};
 
 /// Writes, each read at once through the two servers that did not take it.
 const TRIES: u64 = 5_000;
-
-fn make(name: &str) -> Update {
-    Update::Make(MakeNode {
-        parent: ROOT_INODE,
-        name: Name::new(name).unwrap(),
-        kind: FileKind::File,
-        mode: 0o644,
-        rdev: 0,
-        content: Bytes::new(),
-        exclusive: true,
-    })
-}
 
 /// Reads `name` through `server`; errors of the exchange are no answer, and asked again.
 async fn sees(cluster: &Cluster, links: &mut [Option<Raw>], server: usize, name: &str) -> bool {
