@@ -10,6 +10,7 @@ mod machine;
 mod peers;
 pub mod prepare;
 mod proposer;
+mod quorum;
 pub mod raft;
 mod reads;
 mod server;

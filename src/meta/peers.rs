@@ -49,6 +49,15 @@ impl Peers {
         decode(&reply)
     }
 
+    /// Asks a voter how far its log goes.
+    ///
+    /// # Errors
+    /// How the exchange failed, or that the other has forgotten what it accepted.
+    pub async fn accepted(&self, of: NodeId, deadline: Duration) -> Result<LogIndex, RpcError> {
+        let reply = self.call(of, &PeerRequest::Accepted, deadline).await?;
+        decode(&reply)
+    }
+
     /// Status of another metadata server, as its own status page shows it, in JSON.
     ///
     /// # Errors

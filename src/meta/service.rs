@@ -16,6 +16,7 @@ use super::leader::Leader;
 use super::peers::Peers;
 use super::prepare::client_op;
 use super::proposer::Proposer;
+use super::quorum::Quorum;
 use super::raft::Consensus;
 use super::reads::Rounds;
 use super::state::State;
@@ -49,6 +50,7 @@ pub struct Service {
     /// Tables of the leader, while this server leads and has applied everything of earlier terms.
     pub(super) leader: RwLock<Option<Arc<Leader>>>,
     map: RwLock<Arc<ClusterMap>>,
+    quorum: Quorum,
     rounds: Rounds,
     counts: Counts,
     status: RwLock<Option<Arc<dyn StatusSource>>>,
@@ -79,6 +81,7 @@ impl Service {
             peers: Arc::new(peers),
             leader: RwLock::new(None),
             map: RwLock::default(),
+            quorum: Quorum::default(),
             rounds: Rounds::default(),
             counts: Counts::default(),
             status: RwLock::new(None),
@@ -132,20 +135,10 @@ impl Service {
     pub async fn linearize(self: &Arc<Self>, deadline: Instant) -> Result<LogIndex, RpcError> {
         loop {
             let service = self.clone();
-            let leads = self.consensus.leader().is_some_and(|l| l.node == self.node);
-            let round = async {
-                // The rounds of a leader are shared in `raft` already.
-                if leads {
-                    return service.round().await;
-                }
+            let round = self.rounds.index(move || {
                 let service = service.clone();
-                self.rounds
-                    .index(move || {
-                        let service = service.clone();
-                        async move { service.round().await }
-                    })
-                    .await
-            };
+                async move { service.round().await }
+            });
             let failed = match runtime::timeout_at(deadline, round).await {
                 Ok(Ok(index)) => {
                     self.consensus.wait_applied(index, deadline).await?;
@@ -161,9 +154,12 @@ impl Service {
         }
     }
 
-    /// One question to the leader, here or elsewhere.
+    /// One question for all readers that wait: to a majority, or else to the leader, here or elsewhere.
     async fn round(&self) -> Result<LogIndex, RpcError> {
         self.counts.rounds.fetch_add(1, Ordering::Relaxed);
+        if let Some(index) = self.quorum.index(&self.consensus, &self.peers).await {
+            return Ok(index);
+        }
         match self.consensus.leader() {
             Some(leader) if leader.node == self.node => self.consensus.read_index().await.map_err(Into::into),
             Some(leader) => self.peers.read_index(leader.node, LEADER_PATIENCE).await,
@@ -433,6 +429,10 @@ impl Service {
             PeerRequest::ReadIndex => match self.consensus.leader() {
                 Some(leader) if leader.node == self.node => encode(&self.consensus.read_index().await?),
                 _ => Err(RpcError::NoLeader),
+            },
+            PeerRequest::Accepted => match self.consensus.accepted() {
+                Some(index) => encode(&index),
+                None => Err(RpcError::NotReady { reason: "it came with an empty disk".into() }),
             },
             PeerRequest::Status => encode(&MetaReply::Status(json(&self.status()?.server().await)?)),
         }

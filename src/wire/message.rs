@@ -213,6 +213,9 @@ pub enum PeerRequest {
     ReadIndex,
     /// Status of the asked server itself as JSON. Answered by [`MetaReply::Status`].
     Status,
+    /// How far the log of the asked server goes, whether committed or not. Answered by a [`LogIndex`], and refused
+    /// (`NotReady`) by a server that does not remember all it has ever accepted.
+    Accepted,
 }
 
 /// Asked of a data server. New variants go to the end.

@@ -14,7 +14,8 @@ use tokio::sync::watch;
 
 use super::super::{Entry, Machine, SnapshotFile, StoreError};
 use super::types::{
-    LogId, PositionWriter, Replies, SnapshotMeta, StoredMembership, TypeConfig, log_index_of, read_position,
+    LogId, PositionWriter, Replies, SnapshotMeta, StoredMembership, TypeConfig, VotersCell, log_index_of,
+    read_position,
 };
 use crate::runtime;
 use crate::types::LogIndex;
@@ -39,6 +40,7 @@ pub(super) struct StateMachine {
     machine: Arc<dyn Machine>,
     writer: PositionWriter,
     applied: watch::Sender<LogIndex>,
+    voters: VotersCell,
 }
 
 fn stop(error: StoreError) -> io::Error {
@@ -46,15 +48,16 @@ fn stop(error: StoreError) -> io::Error {
 }
 
 impl StateMachine {
-    /// `applied` is told each index that the state has come to.
+    /// `applied` is told each index that the state has come to, `voters` before that who votes as of it.
     pub(super) fn new(
         machine: Arc<dyn Machine>,
         applied: watch::Sender<LogIndex>,
+        voters: VotersCell,
     ) -> Result<Self, StoreError> {
         let position = machine.position();
-        let writer = PositionWriter::new(&position)?;
+        let writer = PositionWriter::new(&position, voters.clone())?;
         applied.send_replace(position.index);
-        Ok(Self { machine, writer, applied })
+        Ok(Self { machine, writer, applied, voters })
     }
 
     fn apply_batch(&mut self, batch: &mut Batch) -> Result<(), StoreError> {
@@ -147,7 +150,7 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
         let installed = runtime::blocking("install snapshot", move || machine.install_snapshot(&path))
             .await
             .map_err(stop)?;
-        let writer = PositionWriter::new(&installed.position).map_err(stop)?;
+        let writer = PositionWriter::new(&installed.position, self.voters.clone()).map_err(stop)?;
         let (last, _) = writer.current();
         if last != meta.last_log_id {
             return Err(io::Error::other(format!(

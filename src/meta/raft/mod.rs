@@ -20,6 +20,7 @@ mod store;
 mod tests;
 mod types;
 
+use std::collections::BTreeSet;
 use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
@@ -43,7 +44,7 @@ use network::Network;
 use read::ReadIndexes;
 use snapshot::Receiver;
 use store::LogStore;
-use types::{Commands, TypeConfig, log_index, log_index_of};
+use types::{Commands, TypeConfig, VotersCell, log_index, log_index_of};
 
 pub use config::{ENTRY_LEN_MAX, Peers, RaftConfig, Timers};
 pub use messages::kind;
@@ -142,6 +143,8 @@ struct Shared {
     bootstrapping: tokio::sync::Mutex<()>,
     reads: ReadIndexes,
     applied: watch::Sender<LogIndex>,
+    /// As of the applied state.
+    voters: VotersCell,
     leader: watch::Sender<Option<Leader>>,
     failure: watch::Sender<Option<StoreError>>,
 }
@@ -170,6 +173,7 @@ impl Consensus {
             bootstrapping: tokio::sync::Mutex::default(),
             reads: ReadIndexes::default(),
             applied: watch::Sender::new(LogIndex(0)),
+            voters: VotersCell::default(),
             leader: watch::Sender::new(None),
             failure: watch::Sender::new(None),
             config,
@@ -199,7 +203,7 @@ impl Consensus {
             Arc::new(config),
             shared.network.clone(),
             LogStore(shared.log.clone()),
-            StateMachine::new(shared.machine.clone(), shared.applied.clone())?,
+            StateMachine::new(shared.machine.clone(), shared.applied.clone(), shared.voters.clone())?,
         )
         .await
         .map_err(|e| StoreError::new("starting consensus", e))?;
@@ -321,6 +325,36 @@ impl Consensus {
                 Err(_) => stopped(&"shut down", Applied::No),
             }),
         }
+    }
+
+    /// This node.
+    #[must_use]
+    pub fn node(&self) -> NodeId {
+        self.shared.config.node
+    }
+
+    /// How far the log of this node goes, committed or not: everything it ever accepted that can have been committed. None
+    /// while it cannot know, because it came with an empty disk and has not caught up.
+    #[must_use]
+    pub fn accepted(&self) -> Option<LogIndex> {
+        if *self.shared.standing.lock() != Standing::Member {
+            return None;
+        }
+        // A snapshot may have come in place of entries.
+        Some(self.shared.log.last().max(self.applied()))
+    }
+
+    /// Last index that the state of this node has applied.
+    #[must_use]
+    pub fn applied(&self) -> LogIndex {
+        *self.shared.applied.borrow()
+    }
+
+    /// The voters as of the applied state, the same `Arc` until they change. None while they are being changed, and on a node
+    /// that is not one of them.
+    #[must_use]
+    pub fn voters(&self) -> Option<Arc<BTreeSet<NodeId>>> {
+        self.shared.voters.get().filter(|voters| voters.contains(&self.shared.config.node))
     }
 
     /// Last index that the state of this node has applied, as it grows.

@@ -2,15 +2,18 @@
 //!
 //! Holds: openraft counts entries from 0, everything outside this folder from 1 (0: none); only here is one added.
 
+use std::collections::BTreeSet;
 use std::fmt;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use openraft::entry::RaftEntry;
+use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
 use super::super::{Position, StoreError};
 use crate::namespace::Reply;
-use crate::types::{LogIndex, codec};
+use crate::types::{LogIndex, NodeId, codec};
 
 openraft::declare_raft_types!(
     /// Standard raft: at most one leader in a term.
@@ -63,6 +66,25 @@ pub(super) fn log_index_of(id: Option<&LogId>) -> LogIndex {
     id.map_or(LogIndex(0), |id| log_index(id.index))
 }
 
+/// The voters as of the applied state; none while the membership is being changed. Clones share it.
+#[derive(Clone, Debug, Default)]
+pub(super) struct VotersCell(Arc<Mutex<Option<Arc<BTreeSet<NodeId>>>>>);
+
+impl VotersCell {
+    pub(super) fn get(&self) -> Option<Arc<BTreeSet<NodeId>>> {
+        self.0.lock().clone()
+    }
+
+    /// Takes in what the state keeps; to be called before the index that it holds from is announced.
+    fn set(&self, membership: &StoredMembership) {
+        let voters = match membership.membership().get_joint_config().as_slice() {
+            [voters] if !voters.is_empty() => Some(Arc::new(voters.iter().copied().map(NodeId).collect())),
+            _ => None,
+        };
+        *self.0.lock() = voters;
+    }
+}
+
 /// Version of the bytes in [`Position::raft`].
 const POSITION_VERSION: u8 = 1;
 
@@ -78,13 +100,16 @@ struct PositionRecord {
 pub(super) struct PositionWriter {
     last: Option<LogId>,
     membership: StoredMembership,
+    /// Told when the membership changes.
+    voters: VotersCell,
 }
 
 impl PositionWriter {
     /// Goes on from where the state is.
-    pub(super) fn new(position: &Position) -> Result<Self, StoreError> {
+    pub(super) fn new(position: &Position, voters: VotersCell) -> Result<Self, StoreError> {
         let (last, membership) = read_position(position)?;
-        Ok(Self { last, membership })
+        voters.set(&membership);
+        Ok(Self { last, membership, voters })
     }
 
     pub(super) fn current(&self) -> (Option<LogId>, StoredMembership) {
@@ -96,6 +121,7 @@ impl PositionWriter {
         let id = entry.log_id();
         if let Some(membership) = entry.get_membership() {
             self.membership = StoredMembership::new(Some(id), membership);
+            self.voters.set(&self.membership);
         }
         self.last = Some(id);
         let record = PositionRecord {

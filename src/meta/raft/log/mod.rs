@@ -25,8 +25,9 @@ use parking_lot::{Condvar, Mutex};
 use tokio::sync::Notify;
 
 use super::super::StoreError;
-use super::types::WAY_OUT;
+use super::types::{WAY_OUT, log_index};
 use crate::runtime;
+use crate::types::LogIndex;
 use record::{HEADER_LEN, Record};
 use scan::{Segment, Slot, io_error, next};
 
@@ -203,6 +204,11 @@ impl Log {
     /// Vote, marks and standing as of the newest record queued.
     pub(super) fn hard(&self) -> HardState {
         self.shared().state.lock().hard.clone()
+    }
+
+    /// Index of the last entry, counted as outside consensus.
+    pub(super) fn last(&self) -> LogIndex {
+        self.shared().state.lock().hard.last.map_or(LogIndex(0), |last| log_index(last.index))
     }
 
     /// Bytes of all segment files.

@@ -193,6 +193,7 @@ async fn a_server_that_joins_gives_no_vote() {
     for _ in 0..2 {
         let refused = asks_for_vote(&cluster, 1).await;
         assert!(matches!(refused, Err(RpcError::NotReady { .. })), "{refused:?}");
+        assert_eq!(cluster.consensus(1).accepted(), None, "nor may a read count on its log");
         cluster.kill(1);
         cluster.start(1).await;
         cluster.until_state(1, RaftState::Joining).await;
@@ -220,9 +221,42 @@ async fn a_wiped_leader_comes_back_as_a_follower() {
     assert!((0..50).all(|i| applied.contains(&format!("command {i}"))));
 }
 
-/// A client writes, then reads by a read index, while leaders are killed: the read must see the write, whoever answers.
+/// Where a read gets the index from that it waits for.
+#[derive(Clone, Copy)]
+enum Ask {
+    /// The leader.
+    Leader,
+    /// This server and one other: the longer of two logs.
+    Majority,
+}
+
+impl Ask {
+    async fn index(self, cluster: &Cluster, id: u64) -> Option<LogIndex> {
+        let consensus = cluster.try_with(id, |node| node.consensus.clone())?;
+        match self {
+            Self::Leader => {
+                runtime::timeout(Duration::from_secs(2), consensus.read_index()).await.ok()?.ok()
+            }
+            Self::Majority => {
+                let other = cluster.try_with(id % 3 + 1, |node| node.consensus.clone())?;
+                Some(consensus.accepted()?.max(other.accepted()?))
+            }
+        }
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_read_index_covers_all_that_was_acknowledged_through_leader_changes() {
+    reads_through_leader_changes(Ask::Leader).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_logs_of_a_majority_cover_all_that_was_acknowledged_through_leader_changes() {
+    reads_through_leader_changes(Ask::Majority).await;
+}
+
+/// A client writes, then reads, while leaders are killed: the read must see the write, whoever answers.
+async fn reads_through_leader_changes(ask: Ask) {
     let cluster = Arc::new(Cluster::running(plain).await);
     let acknowledged = Arc::new(AtomicU64::new(0));
     let is_over = Arc::new(AtomicBool::new(false));
@@ -251,11 +285,10 @@ async fn a_read_index_covers_all_that_was_acknowledged_through_leader_changes() 
                     else {
                         continue;
                     };
-                    let asked = runtime::timeout(Duration::from_secs(2), consensus.read_index()).await;
-                    let Ok(Ok(index)) = asked else { continue };
+                    let Some(index) = ask.index(&cluster, id).await else { continue };
                     let deadline = runtime::now() + Duration::from_secs(5);
                     if consensus.wait_applied(index, deadline).await.is_err() {
-                        // Killed meanwhile.
+                        // Killed meanwhile, or the end of a log that never came to a majority.
                         continue;
                     }
                     let seen: Option<u64> = machine
