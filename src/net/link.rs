@@ -110,6 +110,11 @@ pub(super) trait Side {
     /// All frames of one read have been handed over.
     fn batch_end(&mut self) {}
 
+    /// Goes on with what waits here, in the task of the link. Ready when it has pushed something.
+    fn poll(&mut self, _cx: &mut Context<'_>) -> Poll<()> {
+        Poll::Pending
+    }
+
     /// True while others are likely to push soon, so that the link lets them before it writes.
     fn expects_more(&self) -> bool;
 
@@ -243,7 +248,7 @@ impl Link {
             if !self.reading && side.is_done() && self.writing.is_empty() && outbox.is_empty() {
                 return Ok(());
             }
-            match std::future::poll_fn(|cx| self.poll_event(cx, outbox)).await? {
+            match std::future::poll_fn(|cx| self.poll_event(cx, outbox, side)).await? {
                 Event::Read(0) => return Err(Broken::Closed),
                 Event::Read(_) => {
                     self.read_at = now();
@@ -255,6 +260,8 @@ impl Link {
                     // makes one write of all.
                     if side.expects_more() {
                         yield_now().await;
+                        // What they pushed is written below either way.
+                        let _ = std::future::poll_fn(|cx| Poll::Ready(side.poll(cx))).await;
                     }
                     self.flush_some(outbox).await?;
                 }
@@ -271,7 +278,12 @@ impl Link {
         if takes_none || (owes_bytes && !self.paused) { Err(Broken::Stalled(self.stall)) } else { Ok(()) }
     }
 
-    fn poll_event(&mut self, cx: &mut Context<'_>, outbox: &Outbox) -> Poll<Result<Event, Broken>> {
+    fn poll_event(
+        &mut self,
+        cx: &mut Context<'_>,
+        outbox: &Outbox,
+        side: &mut impl Side,
+    ) -> Poll<Result<Event, Broken>> {
         // The end that calls never pauses: were both ends to wait for the other to read, neither would.
         self.paused =
             self.pause_above != usize::MAX && self.writing_bytes + outbox.byte_count() > self.pause_above;
@@ -281,9 +293,10 @@ impl Link {
                 return Poll::Ready(Ok(Event::Read(read?)));
             }
         }
+        let pushed = side.poll(cx).is_ready();
         if self.writing.is_empty() {
             outbox.waker.register(cx.waker());
-            if !outbox.is_empty() {
+            if pushed || !outbox.is_empty() {
                 return Poll::Ready(Ok(Event::Queued));
             }
         } else if let Poll::Ready(written) = self.poll_flush(cx, outbox) {

@@ -4,8 +4,9 @@
 //! that panics costs its request and nothing else; a bad frame ends its own connection, told why where possible;
 //! no handler outlives the connection.
 //!
-//! A handler is polled once where the frame was read. Most questions are answered from memory, so most requests
-//! never cost a task.
+//! A handler is polled once where the frame was read: most questions are answered from memory. One that has to wait goes on
+//! in the task of its connection, so that the replies to all requests that one event answers leave with one wake-up and one
+//! write. Handlers of blocks compute checksums of megabytes: on connections for bulk each has a task of its own.
 
 use std::collections::HashMap;
 use std::future::Future;
@@ -18,6 +19,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures::FutureExt;
+use futures::StreamExt;
+use futures::future::{AbortHandle, Abortable, Aborted};
+use futures::stream::FuturesUnordered;
 use parking_lot::Mutex;
 use tokio::net::TcpStream;
 
@@ -75,6 +79,8 @@ pub(super) async fn connection<H: Handler>(
         peer: Arc::new(peer),
         outbox: outbox.clone(),
         running: Arc::default(),
+        waiting: FuturesUnordered::new(),
+        open: HashMap::new(),
         shared: shared.clone(),
         credits: credits as usize,
         version,
@@ -89,7 +95,7 @@ pub(super) async fn connection<H: Handler>(
         None => {
             link.stop_reading();
             if timeout(DRAIN_TIMEOUT, link.run(&outbox, &mut side)).await.is_err() {
-                let left = side.running.tasks.lock().len();
+                let left = side.in_flight();
                 tracing::info!(%remote, left, "handlers did not finish before the stop");
             }
         }
@@ -201,12 +207,22 @@ impl Running {
     }
 }
 
+/// What a handler came to; none if it panicked.
+type Outcome = Result<Result<Reply, RpcError>, Box<dyn std::any::Any + Send>>;
+
+/// A handler that waits in the task of its connection. Ends with its request and, unless it was cancelled, its outcome.
+type Waiting = Pin<Box<dyn Future<Output = (u64, u16, bool, Result<Outcome, Aborted>)> + Send>>;
+
 /// The serving end of a connection.
 struct Callee<H> {
     handler: Arc<H>,
     peer: Arc<PeerInfo>,
     outbox: Arc<Outbox>,
+    /// Handlers with tasks of their own.
     running: Arc<Running>,
+    /// Handlers in the task of the connection, and how to cancel each.
+    waiting: FuturesUnordered<Waiting>,
+    open: HashMap<u64, AbortHandle>,
     shared: Arc<Shared>,
     credits: usize,
     version: u16,
@@ -231,6 +247,9 @@ impl<H: Handler> Side for Callee<H> {
             // Aborted outside the lock, which its end takes too.
             let cancelled = self.running.tasks.lock().remove(&header.id);
             drop(cancelled);
+            if let Some(handler) = self.open.remove(&header.id) {
+                handler.abort();
+            }
             return Ok(());
         }
         if header.flags.has(Flags::RESPONSE) {
@@ -248,27 +267,42 @@ impl<H: Handler> Side for Callee<H> {
         self.read_at = None;
     }
 
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let mut pushed = Poll::Pending;
+        while let Poll::Ready(Some((id, kind, answered, outcome))) = self.waiting.poll_next_unpin(cx) {
+            self.open.remove(&id);
+            if let Ok(outcome) = outcome
+                && answered
+            {
+                push_answer(&self.outbox, self.version, kind, id, survive(outcome, kind));
+                pushed = Poll::Ready(());
+            }
+        }
+        pushed
+    }
+
     fn expects_more(&self) -> bool {
-        self.running.tasks.lock().len() > 1
+        self.in_flight() > 1
     }
 
     fn is_done(&self) -> bool {
-        self.running.tasks.lock().is_empty()
+        self.in_flight() == 0
     }
 }
 
 impl<H: Handler> Callee<H> {
-    fn start(&self, header: Header, request: Request) -> Result<(), FrameError> {
+    /// Handlers that have not ended.
+    fn in_flight(&self) -> usize {
+        self.waiting.len() + self.running.tasks.lock().len()
+    }
+
+    fn start(&mut self, header: Header, request: Request) -> Result<(), FrameError> {
         let (id, kind, version) = (header.id, header.kind, self.version);
         let answered = !header.flags.has(Flags::ONE_WAY);
-        let here = {
-            let tasks = self.running.tasks.lock();
-            if tasks.contains_key(&id) {
-                return Err(FrameError::OutOfPlace("a request id that is in flight"));
-            }
-            tasks.len()
-        };
-        let place = (here < self.credits)
+        if self.open.contains_key(&id) || self.running.tasks.lock().contains_key(&id) {
+            return Err(FrameError::OutOfPlace("a request id that is in flight"));
+        }
+        let place = (self.in_flight() < self.credits)
             .then(|| Counted::below(self.shared.limits.in_flight_max, &self.shared, |s| &s.in_flight))
             .flatten();
         let Some(place) = place else {
@@ -285,13 +319,23 @@ impl<H: Handler> Callee<H> {
         };
         let (handler, peer) = (self.handler.clone(), self.peer.clone());
         // Unwind safety: a handler shares its state behind locks of its own; the panic is logged below.
-        let mut answer: Pin<Box<dyn Future<Output = _> + Send>> =
+        let mut answer: Pin<Box<dyn Future<Output = Outcome> + Send>> =
             Box::pin(AssertUnwindSafe(async move { handler.handle(&peer, request).await }).catch_unwind());
-        // Should it wait, its task polls it again at once, with a waker that is worth something.
+        // Should it wait, it is polled again at once, with a waker that is worth something.
         if let Poll::Ready(outcome) = answer.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
             if answered {
                 push_answer(&self.outbox, version, kind, id, survive(outcome, kind));
             }
+            return Ok(());
+        }
+        if self.peer.class != Class::Bulk {
+            let (cancel, cancelled) = AbortHandle::new_pair();
+            self.open.insert(id, cancel);
+            self.waiting.push(Box::pin(async move {
+                let outcome = Abortable::new(answer, cancelled).await;
+                drop(place);
+                (id, kind, answered, outcome)
+            }));
             return Ok(());
         }
         let (running, outbox) = (self.running.clone(), self.outbox.clone());
@@ -312,10 +356,7 @@ impl<H: Handler> Callee<H> {
     }
 }
 
-fn survive(
-    outcome: Result<Result<Reply, RpcError>, Box<dyn std::any::Any + Send>>,
-    kind: u16,
-) -> Result<Reply, RpcError> {
+fn survive(outcome: Outcome, kind: u16) -> Result<Reply, RpcError> {
     outcome.unwrap_or_else(|panic| {
         let text = panic.downcast_ref::<&str>().copied().map(str::to_owned);
         let text = text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_default();
