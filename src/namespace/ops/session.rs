@@ -121,7 +121,10 @@ pub(crate) fn remember(
         return Err(corrupt(format!("session {session} is missing")));
     };
     if lowest.0 >= record.oldest.0.saturating_add(PRUNE_BATCH) {
-        let range = keys::replies(session).until(&keys::reply(session, lowest));
+        // From the oldest on: below it are only the marks of what was pruned before and has not left the memory yet.
+        let range = keys::replies(session)
+            .starting(&keys::reply(session, record.oldest))
+            .until(&keys::reply(session, lowest));
         txn.records.delete_range(&range, usize::MAX)?;
         record.oldest = lowest;
         txn.records.put(&key, &record)?;
