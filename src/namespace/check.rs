@@ -1,7 +1,7 @@
 //! Whole-namespace invariants.
 //!
-//! Run by tests after every command and by an operator over a snapshot. Reads every record once and holds a summary of
-//! the inodes, dentries and blocks in memory, so it is not for a server under load.
+//! Run by tests after every command and by an operator over a frozen copy of the state. Reads every record once and holds a
+//! summary of the inodes, dentries and blocks in memory, some hundred bytes for each.
 //!
 //! What must hold: every dentry names an inode of its kind, under a cookie that its name leads to; link counts and
 //! directory sizes are exact; every directory hangs in the tree below the root, by one dentry, and knows its parent; what
@@ -258,7 +258,7 @@ impl Check<'_> {
             let start = if before.0 == id { before.1 } else { 0 };
             hold!(self, extent.offset >= start, "{at} overlaps the one before");
             before = (id, extent.end());
-            total += extent.len;
+            total += u128::from(extent.len);
             hold!(self, extents::checked(&extent, 0).is_ok(), "{at} is not possible");
             if let ExtentSource::Block { block, .. } = extent.source {
                 let (known, count) = refs.entry(block.id).or_insert((block, 0));
@@ -269,7 +269,7 @@ impl Check<'_> {
                 self.bad.push(format!("{at}: the inode is missing"));
                 return Ok(ControlFlow::Continue(()));
             };
-            counted.used += extent.len;
+            counted.used = counted.used.saturating_add(extent.len);
             hold!(self, counted.inode.kind == FileKind::File, "{at}: it is no file");
             let reserved = extent.source == ExtentSource::Zero;
             hold!(self, reserved || extent.end() <= counted.inode.size, "{at} reaches behind the end");
