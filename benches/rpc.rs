@@ -26,10 +26,10 @@ impl Handler for Echo {
         match request.kind {
             AFTER_A_TURN => yield_now().await,
             SWALLOW => return Ok(Reply::default()),
-            SPOUT => return Ok(Reply { meta: Bytes::new(), payload: self.0.clone() }),
+            SPOUT => return Ok(Reply { payload: self.0.clone(), ..Reply::default() }),
             _ => {}
         }
-        Ok(Reply { meta: request.meta, payload: request.payload })
+        Ok(Reply { meta: request.meta, payload: request.payload, payload_crc: None })
     }
 }
 

@@ -68,11 +68,12 @@ impl Handler for Rig {
                 return Ok(Reply {
                     meta: Bytes::new(),
                     payload: vec![0; PAYLOAD_LEN_MAX as usize + 1].into(),
+                    payload_crc: None,
                 });
             }
             _ => {}
         }
-        Ok(Reply { meta: request.meta, payload: request.payload })
+        Ok(Reply { meta: request.meta, payload: request.payload, payload_crc: None })
     }
 }
 

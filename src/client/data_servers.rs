@@ -12,7 +12,7 @@ use parking_lot::Mutex;
 
 use crate::net::{Channel, ChannelOptions, Reply};
 use crate::runtime::{self, Instant};
-use crate::types::{ClusterMap, DataNode, NodeAddress, NodeId, codec};
+use crate::types::{Checksum, ClusterMap, DataNode, NodeAddress, NodeId, codec};
 use crate::wire::message::{DataReply, DataRequest, kind};
 use crate::wire::{Class, Hello, Role, RpcError};
 
@@ -35,6 +35,15 @@ struct Record {
     avoid_until: Option<Instant>,
 }
 
+/// What a data server answered.
+#[derive(Debug)]
+pub(super) struct Answer {
+    pub(super) reply: DataReply,
+    pub(super) payload: Bytes,
+    /// Of the payload, as it was summed when it arrived.
+    pub(super) payload_crc: Option<Checksum>,
+}
+
 /// One data server.
 #[derive(Debug)]
 pub(super) struct DataServer {
@@ -54,12 +63,15 @@ impl DataServer {
         request: &DataRequest,
         payload: Bytes,
         timeout: Duration,
-    ) -> Result<(DataReply, Bytes), RpcError> {
+    ) -> Result<Answer, RpcError> {
         let meta = codec::encode(request).map_err(|e| RpcError::Refused { reason: e.to_string() })?;
-        let Reply { meta, payload } = self.channel.call(kind::DATA, meta, payload, timeout).await?;
+        // The checksum of a block is that of the frame it travels in.
+        let known = if let DataRequest::Put { checksum, .. } = request { Some(checksum.0) } else { None };
+        let Reply { meta, payload, payload_crc } =
+            self.channel.call_knowing(kind::DATA, meta, payload, known, timeout).await?;
         let reply = codec::decode(&meta)
             .map_err(|e| RpcError::BadFrame { peer: self.address.clone(), reason: e.to_string() })?;
-        Ok((reply, payload))
+        Ok(Answer { reply, payload, payload_crc: payload_crc.map(Checksum) })
     }
 
     /// Notes that `work` took this long.

@@ -17,7 +17,7 @@ use crate::wire::RpcError;
 use crate::wire::message::{DataReply, DataRequest};
 
 use super::core::Core;
-use super::data_servers::{DataServer, Work};
+use super::data_servers::{Answer, DataServer, Work};
 
 /// Wait before a second replica is asked while the first is silent and its usual time is not known.
 const HEDGE_UNKNOWN: Duration = Duration::from_millis(500);
@@ -95,11 +95,7 @@ impl Core {
                 let began = runtime::now();
                 let timeout = deadline.saturating_duration_since(began).min(ATTEMPT_TIMEOUT);
                 let result = server.call(request, Bytes::new(), timeout).await;
-                (
-                    server,
-                    began.elapsed(),
-                    result.and_then(|(reply, bytes)| verify(block, offset, len, &reply, bytes)),
-                )
+                (server, began.elapsed(), result.and_then(|answer| verify(block, offset, len, answer)))
             }
         };
         let mut running = FuturesUnordered::new();
@@ -154,20 +150,19 @@ impl Core {
 }
 
 /// The bytes, if they are what was asked for.
-fn verify(
-    block: &BlockRef,
-    offset: u32,
-    len: u32,
-    reply: &DataReply,
-    bytes: Bytes,
-) -> Result<Bytes, RpcError> {
+fn verify(block: &BlockRef, offset: u32, len: u32, answer: Answer) -> Result<Bytes, RpcError> {
+    let Answer { reply, payload: bytes, payload_crc } = answer;
     if !matches!(reply, DataReply::Bytes) || bytes.len() != len as usize {
         return Err(RpcError::Refused {
             reason: format!("{} bytes instead of {len}, {reply:?}", bytes.len()),
         });
     }
-    if offset == 0 && len == block.len && Checksum::of(&bytes) != block.checksum {
-        return Err(RpcError::BlockCorrupt { block: block.id });
+    if offset == 0 && len == block.len {
+        // They were summed when they arrived.
+        let checksum = payload_crc.unwrap_or_else(|| Checksum::of(&bytes));
+        if checksum != block.checksum {
+            return Err(RpcError::BlockCorrupt { block: block.id });
+        }
     }
     Ok(bytes)
 }

@@ -174,7 +174,8 @@ impl Client {
                 reason: format!("data server {node} is not in the cluster map"),
             });
         };
-        let (reply, _) = self.core.data.get(&map, server).call(request, bytes::Bytes::new(), timeout).await?;
+        let answer = self.core.data.get(&map, server).call(request, bytes::Bytes::new(), timeout).await?;
+        let reply = answer.reply;
         Ok(reply)
     }
 

@@ -137,7 +137,7 @@ struct MetaHandler {
 }
 
 fn reply(meta: &impl serde::Serialize, payload: Bytes) -> Reply {
-    Reply { meta: codec::encode(meta).unwrap().into(), payload }
+    Reply { meta: codec::encode(meta).unwrap().into(), payload, payload_crc: None }
 }
 
 impl Handler for MetaHandler {

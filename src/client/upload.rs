@@ -18,7 +18,7 @@ use crate::wire::RpcError;
 use crate::wire::message::{DataReply, DataRequest};
 
 use super::core::Core;
-use super::data_servers::{DataServer, Work};
+use super::data_servers::{Answer, DataServer, Work};
 use super::error::ClientError;
 use super::session::Session;
 
@@ -159,14 +159,14 @@ async fn store(
         let Some((server, result)) = next else { return attempt };
         silent.retain(|s| s.node != server.node);
         match result {
-            Ok((DataReply::Stored, _)) => {
+            Ok(Answer { reply: DataReply::Stored, .. }) => {
                 server.took(Work::Put, began.elapsed());
                 attempt.durable_count += 1;
                 if attempt.durable_count == durable_min {
                     limit = deadline.min(runtime::now() + patience(true, usual));
                 }
             }
-            Ok((other, _)) => {
+            Ok(Answer { reply: other, .. }) => {
                 attempt.last_error = Some(format!("node {} answered {other:?} to a put", server.node));
                 server.avoid();
             }

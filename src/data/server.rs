@@ -77,6 +77,8 @@ impl DataServer {
             connections_max: usize::try_from(config.limits.connection_count).unwrap_or(usize::MAX),
             in_flight_max: usize::try_from(config.limits.in_flight).unwrap_or(usize::MAX),
             frame_limit,
+            // Only a put carries bytes, and the store sums them sector by sector.
+            payload_verified_by_handler: true,
             ..Limits::default()
         };
         // The core wants the address that was bound, and requests want the core: they wait for it a moment.

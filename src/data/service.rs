@@ -1,7 +1,7 @@
 //! Answers requests: puts, reads, questions about blocks.
 //!
 //! `net` calls [`Entrance`] for each request. Holds: bytes that leave were verified; a reader names what the block must
-//! be, and gets nothing else under its id; a put is answered when it is durable. A request holds at most one block in
+//! be, and gets nothing else under its id; a put is answered when it is durable, its bytes verified by the store alone. A request holds at most one block in
 //! memory, and `net` bounds the requests in flight, which bounds the memory: in-flight limit times 4 MiB.
 //! Not here: deleting. No request can; `reclaim` asks the metadata servers what may go.
 
@@ -41,9 +41,14 @@ impl Handler for Entrance {
         }
         let asked: DataRequest =
             codec::decode(&request.meta).map_err(|e| RpcError::Refused { reason: e.to_string() })?;
+        // The checksum of a whole block is that of the frame it travels in; the store has just verified it.
+        let payload_crc = match &asked {
+            DataRequest::Get { block, offset: 0, len } if *len == block.len => Some(block.checksum.0),
+            _ => None,
+        };
         let (reply, payload) = answer(&self.0, asked, request.payload).await?;
         let meta = codec::encode(&reply).map_err(|e| RpcError::Internal { reason: e.to_string() })?;
-        Ok(Reply { meta: meta.into(), payload })
+        Ok(Reply { meta: meta.into(), payload, payload_crc })
     }
 }
 

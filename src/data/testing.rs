@@ -151,7 +151,7 @@ impl Door {
 impl Handler for Door {
     async fn handle(&self, _from: &PeerInfo, request: Request) -> Result<Reply, RpcError> {
         let reply = self.answer(codec::decode(&request.meta).unwrap())?;
-        Ok(Reply { meta: codec::encode(&reply).unwrap().into(), payload: Bytes::new() })
+        Ok(Reply { meta: codec::encode(&reply).unwrap().into(), ..Reply::default() })
     }
 }
 

@@ -506,16 +506,14 @@ impl Handler for Entrance {
         match request.kind {
             kind::META => {
                 let reply = service.meta(request.meta, request.deadline).await?;
-                Ok(Reply { meta: encode(&reply)?.into(), payload: Bytes::new() })
+                Ok(Reply { meta: encode(&reply)?.into(), ..Reply::default() })
             }
             kind::PEER | kind::RAFT_FIRST..=kind::RAFT_LAST if from.role != Role::Meta => {
                 Err(RpcError::Refused {
                     reason: format!("a {} may not speak for a metadata server", from.role),
                 })
             }
-            kind::PEER => {
-                Ok(Reply { meta: service.peer(&request.meta).await?.into(), payload: Bytes::new() })
-            }
+            kind::PEER => Ok(Reply { meta: service.peer(&request.meta).await?.into(), ..Reply::default() }),
             kind::RAFT_FIRST..=kind::RAFT_LAST => {
                 service.consensus.handle_peer(request.kind, request.meta, request.payload).await
             }

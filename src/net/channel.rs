@@ -97,7 +97,23 @@ impl Channel {
         payload: Bytes,
         deadline: Duration,
     ) -> Result<Reply, RpcError> {
-        let Some(header) = Header::over(0, kind, Flags::REQUEST, 0, &meta, &payload) else {
+        self.call_knowing(kind, meta, payload, None, deadline).await
+    }
+
+    /// As [`Channel::call`]; with a crc32c of the payload that is known already, the bytes are not passed over again: what
+    /// goes to several peers is summed once. A wrong one breaks the connection.
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn call_knowing(
+        &self,
+        kind: u16,
+        meta: Vec<u8>,
+        payload: Bytes,
+        payload_crc: Option<u32>,
+        deadline: Duration,
+    ) -> Result<Reply, RpcError> {
+        let Some(header) = Header::knowing(0, kind, Flags::REQUEST, 0, &meta, &payload, payload_crc) else {
             return Err(RpcError::Refused {
                 reason: format!("{} bytes of meta and {} of payload are too long", meta.len(), payload.len()),
             });

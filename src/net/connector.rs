@@ -287,7 +287,7 @@ impl Side for Caller<'_> {
                 reason: format!("an error that cannot be decoded: {e}"),
             }))
         } else {
-            Ok(Reply { meta, payload })
+            Ok(Reply { meta, payload, payload_crc: Some(header.payload_crc) })
         };
         if header.id == 0 {
             if let Err(error) = answer {

@@ -33,6 +33,9 @@ const READ_ROOM_MIN: usize = 4 << 10;
 /// Parts up to this length are copied into one buffer with their neighbours; longer ones go out as they are.
 /// Copying 8 KiB costs less than a further slice of a vectored write.
 const PACKED_LEN_MAX: usize = 8 << 10;
+/// Where the payload of a frame that has its own buffer begins: at a multiple of this address, the sector of most disks,
+/// so that it can be written from there past the page cache.
+const PAYLOAD_ALIGN: usize = 512;
 /// Slices in one vectored write; Linux takes 1024, and this many hold the blocks of 32 frames.
 const SLICES_MAX: usize = 64;
 
@@ -169,6 +172,15 @@ pub(super) struct Link {
     written_at: Instant,
     reading: bool,
     paused: bool,
+}
+
+/// Room for `len` bytes at least, the one at `at` at an address that is a multiple of [`PAYLOAD_ALIGN`].
+fn aligned(len: usize, at: usize) -> BytesMut {
+    let mut room = BytesMut::with_capacity(len + PAYLOAD_ALIGN);
+    let skip = (PAYLOAD_ALIGN - (room.as_ptr() as usize + at) % PAYLOAD_ALIGN) % PAYLOAD_ALIGN;
+    room.resize(skip, 0);
+    room.advance(skip);
+    room
 }
 
 impl Link {
@@ -309,10 +321,12 @@ impl Link {
     fn make_room(&mut self) {
         let lacking = self.decoder.lacking(&self.input);
         let room = self.input.capacity() - self.input.len();
-        if lacking > room {
-            // A block is read into one allocation of its own size.
-            self.input.reserve(lacking.max(READ_LEN));
-        } else if room < READ_ROOM_MIN && lacking < READ_ROOM_MIN {
+        if lacking > room && lacking >= READ_LEN {
+            // A block is read into one allocation of its own size, where its payload can be written from.
+            let mut input = aligned(self.input.len() + lacking, self.decoder.payload_at());
+            input.extend_from_slice(&self.input);
+            self.input = input;
+        } else if lacking > room || (room < READ_ROOM_MIN && lacking < READ_ROOM_MIN) {
             self.input.reserve(READ_LEN);
         }
     }
@@ -389,6 +403,21 @@ impl Link {
             }
             written -= front.len();
             self.writing.pop_front();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_payload_of_its_own_buffer_begins_at_an_aligned_address() {
+        for meta_len in [0, 1, 40, 511, 512, 513] {
+            let mut room = aligned(100_000, meta_len);
+            assert!(room.is_empty() && room.capacity() >= 100_000, "meta_len={meta_len}");
+            room.resize(100_000, 0);
+            assert_eq!(room[meta_len..].as_ptr() as usize % PAYLOAD_ALIGN, 0, "meta_len={meta_len}");
         }
     }
 }

@@ -24,4 +24,7 @@ pub struct Reply {
     pub meta: Bytes,
     /// Raw bytes beside it, never copied through the codec; empty for most.
     pub payload: Bytes,
+    /// crc32c of the payload. Always there in what a call comes back with; a handler that knows it saves a pass over
+    /// the bytes. A wrong one breaks the connection.
+    pub payload_crc: Option<u32>,
 }

@@ -74,6 +74,9 @@ pub(super) async fn connection<H: Handler>(
         }
     };
     link.decoder().set_limit(shared.limits.frame_limit);
+    if shared.limits.payload_verified_by_handler {
+        link.decoder().leave_payloads();
+    }
     let mut side = Callee {
         handler,
         peer: Arc::new(peer),
@@ -178,8 +181,8 @@ fn push_error(outbox: &Outbox, version: u16, kind: u16, id: u64, error: &RpcErro
 /// Queues the answer to request `id`.
 fn push_answer(outbox: &Outbox, version: u16, kind: u16, id: u64, answer: Result<Reply, RpcError>) {
     match answer {
-        Ok(Reply { meta, payload }) => {
-            match Header::over(version, kind, Flags::RESPONSE, id, &meta, &payload) {
+        Ok(Reply { meta, payload, payload_crc }) => {
+            match Header::knowing(version, kind, Flags::RESPONSE, id, &meta, &payload, payload_crc) {
                 Some(header) => outbox.push(&header, meta, payload),
                 None => {
                     let reason = format!("a reply of {} + {} bytes is too long", meta.len(), payload.len());

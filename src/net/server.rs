@@ -86,6 +86,9 @@ pub struct Limits {
     pub stall_timeout: Duration,
     /// Largest meta and payload of a request kind, in bytes. The protocol's own bounds hold besides.
     pub frame_limit: FrameLimit,
+    /// The handler verifies every payload by a checksum that meta carries, so that the frame's own is not compared: a
+    /// second pass over blocks costs as much as the first.
+    pub payload_verified_by_handler: bool,
 }
 
 impl Default for Limits {
@@ -97,6 +100,7 @@ impl Default for Limits {
             credits_bulk: 64,
             stall_timeout: Duration::from_secs(10),
             frame_limit: widest,
+            payload_verified_by_handler: false,
         }
     }
 }

@@ -142,6 +142,20 @@ impl Header {
     /// A header over these parts; None when one of them is longer than the protocol allows.
     #[must_use]
     pub fn over(version: u16, kind: u16, flags: Flags, id: u64, meta: &[u8], payload: &[u8]) -> Option<Self> {
+        Self::knowing(version, kind, flags, id, meta, payload, None)
+    }
+
+    /// As [`Header::over`]; with a checksum of the payload that is known already, the bytes are not passed over again.
+    #[must_use]
+    pub fn knowing(
+        version: u16,
+        kind: u16,
+        flags: Flags,
+        id: u64,
+        meta: &[u8],
+        payload: &[u8],
+        payload_crc: Option<u32>,
+    ) -> Option<Self> {
         let meta_len = u32::try_from(meta.len()).ok().filter(|&len| len <= META_LEN_MAX)?;
         let payload_len = u32::try_from(payload.len()).ok().filter(|&len| len <= PAYLOAD_LEN_MAX)?;
         Some(Self {
@@ -153,7 +167,7 @@ impl Header {
             meta_len,
             payload_len,
             meta_crc: crc32c::crc32c(meta),
-            payload_crc: crc32c::crc32c(payload),
+            payload_crc: payload_crc.unwrap_or_else(|| crc32c::crc32c(payload)),
         })
     }
 
@@ -226,7 +240,7 @@ impl Header {
     }
 }
 
-/// A whole frame, its checksums verified. Both parts are slices of the buffer it was read into.
+/// A whole frame, its checksums verified (that of the payload unless [`Decoder::leave_payloads`]). Both parts are slices of the buffer it was read into.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Frame {
     /// Its header.
@@ -241,6 +255,7 @@ pub struct Frame {
 #[derive(Clone, Debug)]
 pub struct Decoder {
     limit: FrameLimit,
+    leaves_payloads: bool,
     header: Option<Header>,
 }
 
@@ -248,12 +263,17 @@ impl Decoder {
     /// A decoder at the start of a frame.
     #[must_use]
     pub fn new(limit: FrameLimit) -> Self {
-        Self { limit, header: None }
+        Self { limit, leaves_payloads: false, header: None }
     }
 
     /// Changes the limits, from the next header on.
     pub fn set_limit(&mut self, limit: FrameLimit) {
         self.limit = limit;
+    }
+
+    /// From now on payloads are not compared with their checksums: whoever gets them does that by another one.
+    pub fn leave_payloads(&mut self) {
+        self.leaves_payloads = true;
     }
 
     /// The next frame off the front of `buffer`; None when it is not all there yet.
@@ -284,7 +304,7 @@ impl Decoder {
         if crc32c::crc32c(&meta) != header.meta_crc {
             return Err(FrameError::MetaChecksum);
         }
-        if crc32c::crc32c(&body) != header.payload_crc {
+        if !self.leaves_payloads && crc32c::crc32c(&body) != header.payload_crc {
             return Err(FrameError::PayloadChecksum);
         }
         self.header = None;
@@ -295,6 +315,12 @@ impl Decoder {
     #[must_use]
     pub fn lacking(&self, buffer: &BytesMut) -> usize {
         self.header.map_or(HEADER_LEN, |h| h.body_len()).saturating_sub(buffer.len())
+    }
+
+    /// Where in the buffer the payload of the frame being read begins, once its header is in.
+    #[must_use]
+    pub fn payload_at(&self) -> usize {
+        self.header.map_or(0, |header| header.meta_len as usize)
     }
 
     /// The request id of the frame being read, once its header is in.
@@ -389,6 +415,23 @@ mod tests {
             };
             assert_eq!(error, expected, "bit {bit}");
         }
+    }
+
+    #[test]
+    fn a_payload_that_is_left_to_its_receiver_arrives_as_it_is() {
+        let (header, meta, payload) = sample();
+        let mut bytes = bytes_of(&header, meta, payload);
+        let end = bytes.len() - 1;
+        bytes[end] ^= 1;
+        let mut decoder = Decoder::new(widest);
+        decoder.leave_payloads();
+        let frame = decoder.next(&mut bytes.clone()).unwrap().unwrap();
+        assert_eq!(frame.payload[..], bytes[end + 1 - payload.len()..]);
+        // Meta is verified all the same.
+        bytes[HEADER_LEN] ^= 1;
+        let mut decoder = Decoder::new(widest);
+        decoder.leave_payloads();
+        assert_eq!(decoder.next(&mut bytes), Err(FrameError::MetaChecksum));
     }
 
     #[test]

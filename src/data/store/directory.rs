@@ -29,7 +29,8 @@ use super::StoredBlock;
 use super::disk::{Disk, DiskLock, DiskSpace};
 use super::error::CopyFault;
 use super::format::{
-    BLOCKS, FANOUT_COUNT, HEAD_LEN, Head, TEMP_SUFFIX, block_name, checksums, fanout, fanout_name, parse_name,
+    BLOCKS, FANOUT_COUNT, HEAD_LEN, Head, TEMP_SUFFIX, block_name, fanout, fanout_name, padding, parse_name,
+    whole_checksum,
 };
 use super::status::{DirectoryState, count};
 use crate::types::SECTOR_LEN;
@@ -230,7 +231,7 @@ impl Directory {
 
     fn write_temp(&self, temp: &Path, head: &[u8], data: &[u8]) -> Result<(), (&'static str, io::Error)> {
         let mut file = self.disk.create(temp).map_err(|e| ("create", e))?;
-        file.write(head).and_then(|()| file.write(data)).map_err(|e| ("write", e))?;
+        file.write(&[head, data, padding(data.len())]).map_err(|e| ("write", e))?;
         file.sync().map_err(|e| ("fsync", e))
     }
 
@@ -248,8 +249,9 @@ impl Directory {
         self.folders[fanout(block.id)].path.join(block_name(block))
     }
 
-    /// Bytes `start..end` of a block, from sectors that were verified. `start < end <= block.len`.
-    pub(super) fn read(&self, block: &StoredBlock, start: u32, end: u32) -> Result<Bytes, CopyFault> {
+    /// Bytes `start..end` of a block, from sectors that were verified; all of them against the block's own checksum too.
+    /// `start < end <= block.len`.
+    pub(super) fn read(&self, block: &StoredBlock, start: u32, end: u32) -> Result<(Head, Bytes), CopyFault> {
         let path = self.block_path(block);
         let fault = |error: io::Error| {
             if error.kind() == io::ErrorKind::NotFound {
@@ -280,17 +282,10 @@ impl Directory {
                 return Err(CopyFault::Checksum);
             }
         }
-        Ok(sectors.slice((start - from) as usize..(end - from) as usize))
-    }
-
-    /// The whole block, verified against its own checksum too.
-    pub(super) fn read_all(&self, block: &StoredBlock) -> Result<(Head, Bytes), CopyFault> {
-        let data = self.read(block, 0, block.len)?;
-        let (sectors, whole) = checksums(&data);
-        if whole != block.checksum {
+        if (start, end) == (0, block.len) && whole_checksum(&head.sectors, len) != block.checksum {
             return Err(CopyFault::Checksum);
         }
-        Ok((Head { block: *block, sectors }, data))
+        Ok((head, sectors.slice((start - from) as usize..(end - from) as usize)))
     }
 
     /// Removes a block; one that is not there is fine.

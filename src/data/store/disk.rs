@@ -8,18 +8,22 @@ use std::ffi::OsString;
 use std::fmt;
 use std::fs;
 use std::io::{self, Write};
+use std::num::NonZeroU64;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use rustix::buffer::spare_capacity;
+use rustix::fs::Advice;
+
+use super::direct;
 
 /// One open file.
 pub trait DiskFile: Send + fmt::Debug {
-    /// Appends `bytes` behind what was written before.
+    /// Writes `parts`, one after the other, as the contents of a file that was just created.
     ///
     /// # Errors
     /// What the system says; part of the bytes may have been written.
-    fn write(&mut self, bytes: &[u8]) -> io::Result<()>;
+    fn write(&mut self, parts: &[&[u8]]) -> io::Result<()>;
 
     /// Makes what was written durable (`fdatasync`): contents and length, not the name.
     ///
@@ -125,12 +129,18 @@ pub trait Disk: Send + Sync + fmt::Debug + 'static {
 #[derive(Clone, Copy, Debug, Default)]
 pub struct RealDisk;
 
+/// A read of this length or more is asked of the disk as a whole before its first byte is waited for.
+const READ_AHEAD_MIN: usize = 256 << 10;
+
 #[derive(Debug)]
 struct RealFile(fs::File);
 
 impl DiskFile for RealFile {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
-        self.0.write_all(bytes)
+    fn write(&mut self, parts: &[&[u8]]) -> io::Result<()> {
+        if parts.iter().map(|part| part.len()).sum::<usize>() >= direct::LEN_MIN {
+            return direct::write(&self.0, parts);
+        }
+        parts.iter().try_for_each(|part| self.0.write_all(part))
     }
 
     fn sync(&mut self) -> io::Result<()> {
@@ -139,6 +149,13 @@ impl DiskFile for RealFile {
 
     fn read_at(&self, offset: u64, len: usize) -> io::Result<Vec<u8>> {
         // Read into spare capacity: zeroing 4 MiB first would cost a tenth of the read.
+        if len >= READ_AHEAD_MIN {
+            // All of it at once: the window that the system itself reads ahead is a thirtieth of a block. Advice only.
+            let len = NonZeroU64::new(len as u64);
+            if let Err(error) = rustix::fs::fadvise(&self.0, offset, len, Advice::WillNeed) {
+                tracing::debug!(%error, "no read-ahead");
+            }
+        }
         let mut bytes = Vec::with_capacity(len);
         while bytes.len() < len {
             let at = offset + bytes.len() as u64;

@@ -22,6 +22,7 @@
 //!      .   .  zeros
 //!    508   4  crc32c of bytes 0..508
 //!    512 len  data; sector i is data[i * 64 KiB ..][.. 64 KiB], the last one may be shorter
+//!      .   .  from PADDED_LEN_MIN bytes of data on: zeros up to a multiple of 4 KiB, checked by nobody
 //! ```
 //!
 //! One checksum covers header, table and padding, so no byte of the head can change unseen. The head takes 512
@@ -34,6 +35,8 @@
 //! moves on, so that no directory grows with one large file. ext4 puts the inodes of a directory's files near the
 //! directory, and looks for a free inode past each one that was unlinked in the last seconds: with 256 directories
 //! the blocks that a reclaim unlinks and those that are being written seldom meet in one place.
+
+use std::sync::LazyLock;
 
 use xxhash_rust::xxh3::xxh3_64;
 
@@ -61,6 +64,17 @@ const _: () = assert!(BLOCK_LEN_MAX.is_multiple_of(SECTOR_LEN));
 const _: () =
     assert!(TABLE_AT + 4 * SECTOR_COUNT_MAX <= CRC_AT, "the table of the longest block fits the head");
 
+/// Data of this length or more is followed by zeros that fill the last page of its file: whole pages can be written past
+/// the cache (`direct`), and take no more room than a part of one.
+const PADDED_LEN_MIN: usize = 256 << 10;
+const PAGE_LEN: usize = 4096;
+
+/// What follows `len` bytes of data in the file of a block.
+pub(super) fn padding(len: usize) -> &'static [u8] {
+    let total = HEAD_LEN + len;
+    if len < PADDED_LEN_MIN { &[] } else { &[0; PAGE_LEN][..total.next_multiple_of(PAGE_LEN) - total] }
+}
+
 /// Sectors of a block of `len` bytes.
 pub(super) const fn sector_count(len: u32) -> u32 {
     len.div_ceil(SECTOR_LEN)
@@ -68,12 +82,45 @@ pub(super) const fn sector_count(len: u32) -> u32 {
 
 /// The checksums of `data`, sector by sector, and of the whole, in one pass.
 pub(super) fn checksums(data: &[u8]) -> (Vec<u32>, Checksum) {
-    let sectors: Vec<u32> = data.chunks(SECTOR_LEN as usize).map(crc32c::crc32c).collect();
-    let whole = data
-        .chunks(SECTOR_LEN as usize)
-        .zip(&sectors)
-        .fold(0, |whole, (bytes, &sector)| crc32c::crc32c_combine(whole, sector, bytes.len()));
-    (sectors, Checksum(whole))
+    let (whole, rest) = data.as_chunks::<{ SECTOR_LEN as usize }>();
+    let mut sectors: Vec<u32> = whole.iter().map(|sector| crc32c::crc32c(sector)).collect();
+    if !rest.is_empty() {
+        sectors.push(crc32c::crc32c(rest));
+    }
+    let checksum = whole_checksum(&sectors, data.len());
+    (sectors, checksum)
+}
+
+/// The checksum of `len` bytes, from those of their sectors.
+pub(super) fn whole_checksum(sectors: &[u32], len: usize) -> Checksum {
+    let (whole, last) = sectors.split_at(len / SECTOR_LEN as usize);
+    let checksum = whole.iter().fold(0, |checksum, &sector| SHIFT.apply(checksum) ^ sector);
+    let last_len = len % SECTOR_LEN as usize;
+    Checksum(
+        last.iter().fold(checksum, |checksum, &sector| crc32c::crc32c_combine(checksum, sector, last_len)),
+    )
+}
+
+/// What a whole sector behind some bytes does to their checksum, ready for [`whole_checksum`].
+static SHIFT: LazyLock<SectorShift> = LazyLock::new(SectorShift::new);
+
+/// A checksum is linear: that of two parts is the first one's, moved on by the length of the second, XOR the second's.
+/// Moving on by a sector is looked up byte by byte; to compute it for each sector took as long as the checksum itself.
+struct SectorShift([[u32; 256]; 4]);
+
+impl SectorShift {
+    fn new() -> Self {
+        let shift = |checksum| crc32c::crc32c_combine(checksum, 0, SECTOR_LEN as usize);
+        let bits: [u32; 32] = std::array::from_fn(|bit| shift(1 << bit));
+        let entry = |at: usize, byte: usize| {
+            (0..8).filter(|bit| byte >> bit & 1 == 1).fold(0, |sum, bit| sum ^ bits[at * 8 + bit])
+        };
+        Self(std::array::from_fn(|at| std::array::from_fn(|byte| entry(at, byte))))
+    }
+
+    fn apply(&self, checksum: u32) -> u32 {
+        self.0.iter().zip(checksum.to_le_bytes()).fold(0, |sum, (table, byte)| sum ^ table[usize::from(byte)])
+    }
 }
 
 /// What stands before the data of a block.

@@ -126,7 +126,7 @@ pub(super) fn write(disk: &dyn Disk, dir: &Path, record: &Record) -> Result<(), 
 
     let (path, temp) = (dir.join(FILE), dir.join(TEMP));
     let mut file = disk.create(&temp).map_err(io_error("create", &temp))?;
-    file.write(&bytes).map_err(io_error("write", &temp))?;
+    file.write(&[&bytes]).map_err(io_error("write", &temp))?;
     file.sync().map_err(io_error("fsync", &temp))?;
     disk.rename(&temp, &path).map_err(io_error("rename", &temp))?;
     disk.sync_dir(dir).map_err(io_error("fsync", dir))

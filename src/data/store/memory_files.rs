@@ -21,7 +21,8 @@ struct MemoryFile {
 }
 
 impl DiskFile for MemoryFile {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
+    fn write(&mut self, parts: &[&[u8]]) -> io::Result<()> {
+        let bytes = &parts.concat()[..];
         let mut state = self.state.lock();
         let result = state.call(&self.path);
         let full = state.used() + bytes.len() as u64 > state.total;

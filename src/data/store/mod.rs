@@ -10,12 +10,14 @@
 //! - With `Mirror(n)` each block is kept in n directories; a bad copy is written anew from a good one.
 //! - A directory whose writes fail takes no more; the others go on.
 //!
-//! Files in reading order: `format` (bytes of a block's file), `disk` (what is asked of a disk), `directory` (one
+//! Files in reading order: `format` (bytes of a block's file), `disk` (what is asked of a disk), `direct`
+//! (large writes), `directory` (one
 //! directory: write, read, shared fsync), `identity` and `open` (whose directories they are), `index` (which blocks),
 //! this file (open, adopt, list, usage), `put` (put, delete), `read` (get, verify, mend), `memory_disk` and
 //! `memory_files` (a disk for tests).
 //! Not here: sockets, which blocks ought to be here, and when to scrub.
 
+mod direct;
 mod directory;
 mod disk;
 mod error;

@@ -40,7 +40,7 @@ impl BlockStore {
         if start == end {
             return Ok(Bytes::new());
         }
-        let bytes = self.read_any(id, |copy, block| copy.read(block, start, end))?;
+        let bytes = self.read_any(id, |copy, block| copy.read(block, start, end).map(|(_, bytes)| bytes))?;
         count(&self.counters.get_count, 1);
         count(&self.counters.get_bytes, bytes.len() as u64);
         Ok(bytes)
@@ -51,7 +51,7 @@ impl BlockStore {
     /// # Errors
     /// As [`BlockStore::get`].
     pub fn get_all(&self, id: BlockId) -> Result<(StoredBlock, Bytes), StoreError> {
-        let (head, bytes) = self.read_any(id, |copy, block| copy.read_all(block))?;
+        let (head, bytes) = self.read_any(id, |copy, block| copy.read(block, 0, block.len))?;
         count(&self.counters.get_count, 1);
         count(&self.counters.get_bytes, bytes.len() as u64);
         Ok((head.block, bytes))
@@ -134,7 +134,7 @@ impl BlockStore {
         let mut whole = None;
         let mut last = CopyFault::Missing;
         for (index, copy) in self.holders(entry.copies) {
-            match copy.read_all(&block) {
+            match copy.read(&block, 0, block.len) {
                 Ok(found) => {
                     good |= 1 << index;
                     whole = Some(found);

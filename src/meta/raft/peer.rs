@@ -24,7 +24,7 @@ fn api<T>(result: Result<T, RaftError<TypeConfig>>) -> Result<T, RpcError> {
 }
 
 fn reply<T: serde::Serialize>(message: &T) -> Result<Reply, RpcError> {
-    Ok(Reply { meta: pack(message)?.into(), payload: Bytes::new() })
+    Ok(Reply { meta: pack(message)?.into(), ..Reply::default() })
 }
 
 impl Consensus {

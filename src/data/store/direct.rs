@@ -1,0 +1,185 @@
+//! Writing large files past the page cache.
+//!
+//! `disk` writes the files of large blocks through here. A block is written once and read, if ever, much later: its
+//! pages in the cache would cost a copy and a page each, push out what is being read, and be written back all at once by
+//! the fsync. Holds: what is written is the same bytes at the same offsets whether or not the filesystem can do it;
+//! where it cannot, they go through the cache. Not here: durability. The caller syncs the file as ever.
+//!
+//! The system wants file offsets, lengths and memory in multiples of a device's sector. `net` receives blocks where that is
+//! so, and they are written from there. What lies elsewhere, or goes to a device of larger sectors, is staged in memory
+//! of the right alignment: one stage a thread that needs one, kept as long as the thread lives. Threads of the store are
+//! bounded, and end when they have been idle for some seconds.
+
+use std::cell::RefCell;
+use std::fs::File;
+use std::io::{self, IoSlice};
+
+use rustix::fs::OFlags;
+use rustix::io::Errno;
+
+/// Multiple of the sector of any device there is.
+const ALIGN: usize = 4096;
+/// The sector of most devices.
+const SECTOR: usize = 512;
+/// Parts of this length or more are not copied if they need not be.
+const IN_PLACE_MIN: usize = 64 << 10;
+/// Bytes staged at a time. A disk gives its full rate to requests of this size from two or three threads, and what was
+/// copied is still in the processor's cache.
+const STAGE_LEN: usize = 1 << 20;
+/// Shortest contents that go past the cache. Below it the wait for the disk costs more than the copy.
+pub(super) const LEN_MIN: usize = 256 << 10;
+
+thread_local! {
+    static STAGE: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+}
+
+/// Writes `parts`, one after the other, as the first bytes of an empty file; past the cache as far as they fill whole
+/// pages.
+///
+/// # Errors
+/// What the system says; part of the bytes may have been written.
+pub(super) fn write(file: &File, parts: &[&[u8]]) -> io::Result<()> {
+    let mut out = Out { file, offset: 0, direct: set_direct(file, true) };
+    STAGE.with_borrow_mut(|memory| {
+        if out.direct && write_in_place(file, parts, memory)? {
+            out.leave_direct();
+            return Ok(());
+        }
+        let stage = aligned(memory, STAGE_LEN);
+        let mut staged = 0;
+        for part in parts {
+            let mut rest = *part;
+            while !rest.is_empty() {
+                let len = rest.len().min(STAGE_LEN - staged);
+                stage[staged..staged + len].copy_from_slice(&rest[..len]);
+                rest = &rest[len..];
+                staged += len;
+                if staged == STAGE_LEN {
+                    out.write(stage)?;
+                    staged = 0;
+                }
+            }
+        }
+        let whole = staged - staged % ALIGN;
+        out.write(&stage[..whole])?;
+        out.leave_direct();
+        out.write(&stage[whole..staged])
+    })
+}
+
+/// The first `len` bytes of `memory` at an aligned address; it grows as needed.
+fn aligned(memory: &mut Vec<u8>, len: usize) -> &mut [u8] {
+    if memory.len() < len + ALIGN {
+        memory.resize(len + ALIGN, 0);
+    }
+    let skip = memory.as_ptr().align_offset(ALIGN).min(ALIGN);
+    &mut memory[skip..skip + len]
+}
+
+/// Writes the parts in one call, the long ones from where they are. False if they do not lie so that this device
+/// takes them, or it took only some: then they are to be written again.
+fn write_in_place(file: &File, parts: &[&[u8]], memory: &mut Vec<u8>) -> io::Result<bool> {
+    let in_place =
+        |part: &[u8]| part.len() >= IN_PLACE_MIN && (part.as_ptr() as usize).is_multiple_of(SECTOR);
+    let total: usize = parts.iter().map(|part| part.len()).sum();
+    if !total.is_multiple_of(ALIGN) || parts.iter().any(|part| !part.len().is_multiple_of(SECTOR)) {
+        return Ok(false);
+    }
+    let copied_len: usize = parts.iter().filter(|part| !in_place(part)).map(|part| part.len()).sum();
+    if copied_len > STAGE_LEN {
+        return Ok(false);
+    }
+    let mut rest = aligned(memory, copied_len);
+    let mut slices = Vec::with_capacity(parts.len());
+    for part in parts.iter().filter(|part| !part.is_empty()) {
+        if in_place(part) {
+            slices.push(IoSlice::new(part));
+        } else {
+            let (copy, behind) = rest.split_at_mut(part.len());
+            copy.copy_from_slice(part);
+            slices.push(IoSlice::new(copy));
+            rest = behind;
+        }
+    }
+    match rustix::io::pwritev(file, &slices, 0) {
+        Ok(len) if len == total => Ok(true),
+        // Less is written, or nothing: the staged way writes all of it, from the start.
+        Ok(_) | Err(Errno::INVAL | Errno::OPNOTSUPP | Errno::INTR) => Ok(false),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// True if the file now goes past the cache.
+fn set_direct(file: &File, direct: bool) -> bool {
+    let flags = if direct { OFlags::DIRECT } else { OFlags::empty() };
+    rustix::fs::fcntl_setfl(file, flags).is_ok() && direct
+}
+
+/// Where a file is being written.
+struct Out<'a> {
+    file: &'a File,
+    offset: u64,
+    direct: bool,
+}
+
+impl Out<'_> {
+    fn leave_direct(&mut self) {
+        if self.direct {
+            self.direct = set_direct(self.file, false);
+        }
+    }
+
+    fn write(&mut self, mut bytes: &[u8]) -> io::Result<()> {
+        while !bytes.is_empty() {
+            match rustix::io::pwrite(self.file, bytes, self.offset) {
+                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+                Ok(len) => {
+                    self.offset += len as u64;
+                    bytes = &bytes[len..];
+                    if !len.is_multiple_of(ALIGN) {
+                        self.leave_direct();
+                    }
+                }
+                Err(Errno::INTR) => {}
+                // The filesystem takes the flag and not the write: this one goes through the cache.
+                Err(Errno::INVAL | Errno::OPNOTSUPP) if self.direct => self.leave_direct(),
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+
+    use super::*;
+
+    #[test]
+    fn any_parts_of_any_length_are_written_in_order() {
+        let dir = tempfile::tempdir().unwrap();
+        let bytes: Vec<u8> = (0..3_000_000_u32).map(|i| (i * 7 + i / 251).to_le_bytes()[0]).collect();
+        for cuts in [
+            [0, 0, 0],
+            [0, 512, 4096],
+            [512, 512 + STAGE_LEN, 512 + STAGE_LEN + 3584],
+            [1, 1_048_577, 2_999_999],
+        ] {
+            let file = File::options()
+                .read(true)
+                .write(true)
+                .create(true)
+                .truncate(true)
+                .open(dir.path().join("file"))
+                .unwrap();
+            let [a, b, c] = cuts;
+            write(&file, &[&bytes[..a], &bytes[a..b], &bytes[b..c]]).unwrap();
+            assert_eq!(std::fs::read(dir.path().join("file")).unwrap(), bytes[..c], "{cuts:?}");
+            // What follows may be of any length: the file takes the usual way again.
+            let mut end = file.try_clone().unwrap();
+            std::io::Seek::seek(&mut end, std::io::SeekFrom::End(0)).unwrap();
+            end.write_all(b"x").unwrap();
+        }
+    }
+}
