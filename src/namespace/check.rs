@@ -258,7 +258,7 @@ impl Check<'_> {
             let start = if before.0 == id { before.1 } else { 0 };
             hold!(self, extent.offset >= start, "{at} overlaps the one before");
             before = (id, extent.end());
-            total += extent.len;
+            total += u128::from(extent.len);
             hold!(self, extents::checked(&extent, 0).is_ok(), "{at} is not possible");
             if let ExtentSource::Block { block, .. } = extent.source {
                 let (known, count) = refs.entry(block.id).or_insert((block, 0));
@@ -269,7 +269,7 @@ impl Check<'_> {
                 self.bad.push(format!("{at}: the inode is missing"));
                 return Ok(ControlFlow::Continue(()));
             };
-            counted.used += extent.len;
+            counted.used = counted.used.saturating_add(extent.len);
             hold!(self, counted.inode.kind == FileKind::File, "{at}: it is no file");
             let reserved = extent.source == ExtentSource::Zero;
             hold!(self, reserved || extent.end() <= counted.inode.size, "{at} reaches behind the end");

@@ -98,41 +98,43 @@ fn joined(a: &Extent, b: &Extent) -> Option<Extent> {
 pub(super) struct Edit<'r, 'v> {
     records: &'r Overlay<'v>,
     inode: InodeId,
-    /// Bytes covered, more or less than before.
-    added: u64,
-    removed: u64,
+    used: Used,
     /// References gained and lost.
     blocks: BTreeMap<BlockId, (BlockRef, u64, u64)>,
 }
 
-/// How the bytes covered by extents changed.
+/// How the bytes covered by extents changed. On the way through an edit that is more than a file may have: one of the
+/// largest size is cut, split and moved by taking all of it out and putting it in again.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Used {
-    added: u64,
-    removed: u64,
-}
+pub(super) struct Used(i128);
 
 impl Used {
-    /// `used` after the change.
+    /// What a file uses after the change.
     pub(super) fn of(self, used: u64) -> u64 {
-        used.saturating_add(self.added).saturating_sub(self.removed)
+        let after = (i128::from(used) + self.0).clamp(0, i128::from(SIZE_MAX));
+        u64::try_from(after).expect("clamped to what fits")
+    }
+
+    /// What all files use after the change.
+    pub(super) fn of_all(self, used: u128) -> u128 {
+        used.saturating_add_signed(self.0)
     }
 }
 
 impl<'r, 'v> Edit<'r, 'v> {
     pub(super) fn new(records: &'r Overlay<'v>, inode: InodeId) -> Self {
-        Self { records, inode, added: 0, removed: 0, blocks: BTreeMap::new() }
+        Self { records, inode, used: Used::default(), blocks: BTreeMap::new() }
     }
 
     fn refer(&mut self, extent: &Extent) {
-        self.added += extent.len;
+        self.used.0 += i128::from(extent.len);
         if let ExtentSource::Block { block, .. } = extent.source {
             self.blocks.entry(block.id).or_insert((block, 0, 0)).1 += 1;
         }
     }
 
     fn unrefer(&mut self, extent: &Extent) {
-        self.removed += extent.len;
+        self.used.0 -= i128::from(extent.len);
         if let ExtentSource::Block { block, .. } = extent.source {
             self.blocks.entry(block.id).or_insert((block, 0, 0)).2 += 1;
         }
@@ -267,7 +269,7 @@ impl<'r, 'v> Edit<'r, 'v> {
                 self.records.put(&keys::reclaim(id), &Reclaim { group: block.group })?;
             }
         }
-        Ok(Used { added: self.added, removed: self.removed })
+        Ok(self.used)
     }
 }
 

@@ -30,7 +30,7 @@ pub struct SuperblockInfo {
     /// Inodes there are, orphans among them.
     pub inode_count: u64,
     /// Bytes that extents cover.
-    pub used: u64,
+    pub used: u128,
 }
 
 /// A session, as its record says.

@@ -234,7 +234,7 @@ fn totals(view: &dyn View) -> Step<FsTotals> {
     Ok(FsTotals {
         total: total / replicas,
         free: free / replicas,
-        used: superblock.used,
+        used: u64::try_from(superblock.used).unwrap_or(u64::MAX),
         inode_count: superblock.inode_count,
     })
 }

@@ -79,8 +79,8 @@ pub(super) struct Superblock {
     pub(super) next_inode: InodeId,
     pub(super) next_session: SessionId,
     pub(super) inode_count: u64,
-    /// Bytes that extents cover.
-    pub(super) used: u64,
+    /// Bytes that extents cover, reserved ones among them: a few sparse files may have more than a u64 counts.
+    pub(super) used: u128,
 }
 
 /// Identity and attributes of an inode, as the code handles it.

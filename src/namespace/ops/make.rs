@@ -61,7 +61,7 @@ pub(crate) fn make(txn: &mut Txn<'_>, caller: &Caller<'_>, make: &MakeNode) -> S
         freeing: false,
     };
     let superblock = txn.founded()?;
-    superblock.used += used;
+    superblock.used += u128::from(used);
     let id = superblock.next_inode;
     let attr = inode.attr(id);
     let rule = txn.hash_rule()?;

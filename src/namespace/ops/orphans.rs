@@ -30,7 +30,7 @@ fn free_one(txn: &mut Txn<'_>, id: InodeId, budget: &mut usize) -> Result<(), Vi
         freed += txn.records.delete_range(&range, *budget - freed)?;
     }
     let superblock = txn.founded()?;
-    superblock.used = used.of(superblock.used);
+    superblock.used = used.of_all(superblock.used);
     if freed < *budget {
         txn.records.delete(&key)?;
         txn.remove_inode(id)?;

@@ -60,7 +60,7 @@ pub(crate) fn publish(txn: &mut Txn<'_>, caller: &Caller<'_>, publish: &Publish)
     }
     let used = edit.settle()?;
     let superblock = txn.founded()?;
-    superblock.used = used.of(superblock.used);
+    superblock.used = used.of_all(superblock.used);
     let attr = txn.with_inode(id, |inode| {
         if changes {
             inode.size = size;

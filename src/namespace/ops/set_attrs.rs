@@ -102,7 +102,7 @@ fn truncate(txn: &mut Txn<'_>, id: InodeId, size: u64) -> Result<(), ViewError> 
     edit.cut(size, u64::MAX)?;
     let used = edit.settle()?;
     let superblock = txn.founded()?;
-    superblock.used = used.of(superblock.used);
+    superblock.used = used.of_all(superblock.used);
     txn.with_inode(id, |inode| {
         inode.used = used.of(inode.used);
         inode.size = size;
