@@ -28,3 +28,6 @@ pub mod meta;
 pub mod http;
 
 pub mod cli;
+
+#[doc(hidden)]
+pub mod fuzz;

@@ -38,6 +38,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "http",
         ],
     ),
+    ("fuzz", &["types", "namespace", "wire", "config", "meta", "data"]),
 ];
 
 /// Folders whose functions take everything they need and return everything that follows.

@@ -160,6 +160,27 @@ pub(super) fn parse_name(name: &str) -> Option<StoredBlock> {
     (block_name(&block) == name).then_some(block)
 }
 
+/// The head in these bytes, cut or filled up, with its magic, version and checksum set right, and the block it claims to
+/// be of: for a fuzzer, which cannot guess them.
+pub(super) fn reseal(bytes: &[u8]) -> ([u8; HEAD_LEN], StoredBlock) {
+    let mut head = [0; HEAD_LEN];
+    let len = bytes.len().min(HEAD_LEN);
+    head[..len].copy_from_slice(&bytes[..len]);
+    head[..8].copy_from_slice(&MAGIC);
+    head[8..12].copy_from_slice(&VERSION.to_le_bytes());
+    let crc = crc32c::crc32c(&head[..CRC_AT]);
+    head[CRC_AT..].copy_from_slice(&crc.to_le_bytes());
+    let u32_at = |at: usize| u32::from_le_bytes([head[at], head[at + 1], head[at + 2], head[at + 3]]);
+    let u64_at = |at: usize| u64::from(u32_at(at)) | u64::from(u32_at(at + 4)) << 32;
+    let block = StoredBlock {
+        id: BlockId { session: SessionId(u64_at(16)), index: u64_at(24) },
+        // A store knows the length from the name of the file, which has bounded it.
+        len: u32_at(12).clamp(1, BLOCK_LEN_MAX),
+        checksum: Checksum(u32_at(32)),
+    };
+    (head, block)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -74,7 +74,8 @@ pub(super) fn read(disk: &dyn Disk, dir: &Path) -> Result<Option<Record>, StoreE
     })
 }
 
-fn decode(bytes: &[u8]) -> Result<Record, String> {
+/// The identity in the bytes of its file.
+pub(super) fn decode(bytes: &[u8]) -> Result<Record, String> {
     const DAMAGED: &str = "is damaged; copy it from a backup, or empty the directory and let the other data \
                            servers fill it again";
     let u32_at = |at: usize| bytes.get(at..at + 4).and_then(|b| b.try_into().ok()).map(u32::from_le_bytes);
@@ -99,6 +100,18 @@ fn decode(bytes: &[u8]) -> Result<Record, String> {
     codec::decode(record).map_err(|e| format!("{DAMAGED} ({e})"))
 }
 
+/// The bytes of an identity file around an encoded record; none when it is too long.
+pub(super) fn seal(body: &[u8]) -> Option<Vec<u8>> {
+    let record_len = u32::try_from(body.len()).ok().filter(|_| body.len() + RECORD_AT + 4 <= LEN_MAX)?;
+    let mut bytes = Vec::with_capacity(RECORD_AT + body.len() + 4);
+    bytes.extend_from_slice(&MAGIC);
+    bytes.extend_from_slice(&VERSION.to_le_bytes());
+    bytes.extend_from_slice(&record_len.to_le_bytes());
+    bytes.extend_from_slice(body);
+    bytes.extend_from_slice(&crc32c::crc32c(&bytes).to_le_bytes());
+    Some(bytes)
+}
+
 /// Writes the identity of `dir`, durably.
 ///
 /// # Errors
@@ -109,14 +122,7 @@ pub(super) fn write(disk: &dyn Disk, dir: &Path, record: &Record) -> Result<(), 
         move |source| StoreError::Io { what, path, source }
     };
     let body = codec::encode(record).map_err(|e| StoreError::Config(e.to_string()))?;
-    let record_len = u32::try_from(body.len()).ok().filter(|_| body.len() + RECORD_AT + 4 <= LEN_MAX);
-    let record_len = record_len.ok_or_else(|| StoreError::Config("paths too long to be kept".into()))?;
-    let mut bytes = Vec::with_capacity(RECORD_AT + body.len() + 4);
-    bytes.extend_from_slice(&MAGIC);
-    bytes.extend_from_slice(&VERSION.to_le_bytes());
-    bytes.extend_from_slice(&record_len.to_le_bytes());
-    bytes.extend_from_slice(&body);
-    bytes.extend_from_slice(&crc32c::crc32c(&bytes).to_le_bytes());
+    let bytes = seal(&body).ok_or_else(|| StoreError::Config("paths too long to be kept".into()))?;
 
     let (path, temp) = (dir.join(FILE), dir.join(TEMP));
     let mut file = disk.create(&temp).map_err(io_error("create", &temp))?;

@@ -20,6 +20,7 @@ mod directory;
 mod disk;
 mod error;
 mod format;
+pub(crate) mod fuzz;
 mod identity;
 mod index;
 mod memory_disk;

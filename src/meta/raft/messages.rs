@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use openraft::raft::AppendEntriesRequest;
 
-use super::log::{EntryId, EntryKind, StoredEntry};
+use super::log::{EntryId, EntryKind, INDEX_MAX, StoredEntry};
 use super::store;
 use super::types::{LogId, SnapshotMeta, TypeConfig, Vote};
 use crate::types::codec;
@@ -166,6 +166,11 @@ pub(super) fn unpack_append(
     payload: &[u8],
 ) -> Result<AppendEntriesRequest<TypeConfig>, RpcError> {
     let head: AppendHead = unpack(meta)?;
+    let last = head.first.saturating_add(head.entries.len() as u64);
+    let named = [head.prev, head.commit].into_iter().flatten().map(|id| id.index);
+    if named.chain([last]).any(|index| index > INDEX_MAX) {
+        return Err(refused("an index that cannot be"));
+    }
     if !head.entries.is_empty() && head.first != head.prev.map_or(0, |prev| prev.index + 1) {
         return Err(refused("entries do not follow the one they are to follow"));
     }

@@ -6,8 +6,9 @@
 //! Not here: what a command means, who may ask, when the process gives up.
 
 mod config;
+pub(crate) mod fuzz;
 mod join;
-mod log;
+pub(crate) mod log;
 mod machine;
 mod messages;
 mod network;

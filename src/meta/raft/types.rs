@@ -58,7 +58,7 @@ pub(super) struct Replies(pub(super) Vec<Reply>);
 
 /// The index that the rest of the crate uses for openraft's.
 pub(super) const fn log_index(raft: u64) -> LogIndex {
-    LogIndex(raft + 1)
+    LogIndex(raft.saturating_add(1))
 }
 
 /// The same for what may be none.

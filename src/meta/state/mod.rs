@@ -10,6 +10,7 @@ mod core;
 mod cut;
 mod engine;
 mod filter;
+pub(crate) mod fuzz;
 mod manifest;
 mod memory;
 mod record;

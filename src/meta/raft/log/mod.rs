@@ -6,6 +6,7 @@
 //! comes after the fsync; nothing is reported out of order; after one failed write everything fails.
 //! Not here: what an entry means.
 
+pub(crate) mod fuzz;
 mod record;
 mod scan;
 #[cfg(test)]
@@ -31,7 +32,7 @@ use crate::types::LogIndex;
 use record::{HEADER_LEN, Record};
 use scan::{Segment, Slot, io_error, next};
 
-pub(super) use record::{EntryId, EntryKind, HardState, Standing, StoredEntry, StoredVote};
+pub(super) use record::{EntryId, EntryKind, HardState, INDEX_MAX, Standing, StoredEntry, StoredVote};
 
 /// Bytes of entries that one read gives at most, unless the first entry alone is longer: also the length of an
 /// append message. At 1 Gbit/s it takes 8 ms, well below a heartbeat interval.

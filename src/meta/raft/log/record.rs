@@ -18,6 +18,8 @@ use crate::types::codec;
 
 pub(super) const SEGMENT_HEADER_LEN: usize = 28;
 pub(super) const HEADER_LEN: usize = 24;
+/// Where a header says of which kind its record is.
+pub(super) const KIND_AT: usize = 16;
 const SEGMENT_MAGIC: &[u8; 8] = b"PMRAFTLG";
 const VERSION: u32 = 1;
 const MAGIC: u32 = 0x474f_4c52;
@@ -25,6 +27,9 @@ const MAGIC: u32 = 0x474f_4c52;
 const ID_LEN: usize = 16;
 /// Longest body that is believed: an entry with room for what goes with it.
 pub(super) const BODY_LEN_MAX: usize = super::super::ENTRY_LEN_MAX + (1 << 20);
+
+/// Largest index that is believed: no log comes near it, and indexes below can be counted on from.
+pub(crate) const INDEX_MAX: u64 = u64::MAX >> 1;
 
 /// Where an entry stands: `index` counts as openraft does, from 0.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -172,6 +177,14 @@ pub(super) fn put_state(out: &mut Vec<u8>, state: &HardState, number: u64, offse
     put_header(&mut out[start..], number, offset, synced, KIND_STATE);
 }
 
+/// Appends a record of any kind and body: for a fuzzer, which cannot guess checksums.
+pub(super) fn put_body(out: &mut Vec<u8>, kind: u8, body: &[u8], number: u64, offset: u32) {
+    let start = out.len();
+    out.resize(start + HEADER_LEN, 0);
+    out.extend_from_slice(body);
+    put_header(&mut out[start..], number, offset, 0, kind);
+}
+
 /// Why bytes are no record.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Bad {
@@ -207,7 +220,7 @@ pub(super) fn header(bytes: &[u8], number: u64, offset: u32) -> Result<Header, B
     if body_len > BODY_LEN_MAX {
         return Err(Bad::Damaged("a record is longer than any can be"));
     }
-    Ok(Header { body_len, synced: u32_at(header, 8), body_crc: u32_at(header, 12), kind: header[16] })
+    Ok(Header { body_len, synced: u32_at(header, 8), body_crc: u32_at(header, 12), kind: header[KIND_AT] })
 }
 
 /// The record at the beginning of `bytes`, and its length. The data of an entry shares the buffer.
@@ -223,7 +236,11 @@ pub(super) fn record(bytes: &Bytes, number: u64, offset: u32) -> Result<(Record,
     }
     let kind = match header.kind {
         KIND_STATE => {
-            let state = codec::decode(&body).map_err(|_| Bad::Damaged("a state record makes no sense"))?;
+            let state: HardState =
+                codec::decode(&body).map_err(|_| Bad::Damaged("a state record makes no sense"))?;
+            if [state.committed, state.purged, state.last].iter().flatten().any(|id| id.index > INDEX_MAX) {
+                return Err(Bad::Damaged("a state record names an index that cannot be"));
+            }
             return Ok((Record::State(state), end));
         }
         KIND_BLANK => EntryKind::Blank,
@@ -235,6 +252,9 @@ pub(super) fn record(bytes: &Bytes, number: u64, offset: u32) -> Result<(Record,
         return Err(Bad::Damaged("an entry is too short"));
     }
     let id = EntryId { term: u64_at(&body, 0), index: u64_at(&body, 8) };
+    if id.index > INDEX_MAX {
+        return Err(Bad::Damaged("an entry has an index that cannot be"));
+    }
     Ok((Record::Entry(StoredEntry { id, kind, data: body.slice(ID_LEN..) }), end))
 }
 

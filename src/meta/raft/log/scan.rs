@@ -76,9 +76,9 @@ pub(super) fn io_error<'a>(what: &'a str, path: &'a Path) -> impl FnOnce(std::io
     move |e| StoreError::new(format!("{what} {}", path.display()), e)
 }
 
-/// Next index behind `id`.
+/// Next index behind `id`. None lies behind the largest, which `record` refuses to read.
 pub(super) fn next(id: Option<EntryId>) -> u64 {
-    id.map_or(0, |id| id.index + 1)
+    id.map_or(0, |id| id.index.saturating_add(1))
 }
 
 /// Reads the log in `dir`; `boot` is the machine's present boot. No segment at all: a new log.

@@ -1,0 +1,54 @@
+//! Snapshot files and records of the view as a fuzzer writes them. See `crate::fuzz`.
+
+use std::path::Path;
+
+use super::record::{Stamp, Tally, seal, unseal};
+use super::snapshot::{SnapshotWriter, reseal, verify};
+use crate::types::codec;
+
+/// Bytes as a snapshot file at `path`, as they are, and with all checksums set right.
+pub(crate) fn snapshot(path: &Path, input: &[u8]) {
+    for bytes in [input.to_vec(), reseal(input)] {
+        if std::fs::write(path, &bytes).is_err() {
+            return;
+        }
+        drop(verify(path));
+    }
+}
+
+/// Bytes as sled may give them back: one byte tells the length of the key.
+pub(crate) fn record(input: &[u8]) {
+    let Some((&len, rest)) = input.split_first() else { return };
+    let (key, stored) = rest.split_at(usize::from(len).min(rest.len()));
+    if let Some(value) = unseal(key, stored) {
+        assert_eq!(seal(key, &value), stored, "one value has one form");
+    }
+    assert_eq!(unseal(key, &seal(key, stored)).as_deref(), Some(stored));
+    drop(codec::decode::<Stamp>(stored));
+}
+
+/// Valid inputs of [`snapshot`], made at `path`.
+pub(crate) fn snapshot_seeds(path: &Path) -> Vec<Vec<u8>> {
+    let records: [(&[u8], &[u8]); 3] = [(b"a", b"one"), (b"b", b""), (b"bc", b"three")];
+    let made = (0..=records.len()).map(|count| {
+        let mut tally = Tally::default();
+        records[..count].iter().for_each(|(key, value)| tally.add(key, value));
+        let mut writer = SnapshotWriter::create(path, &Stamp { tally, ..Stamp::default() }).ok()?;
+        for (key, value) in &records[..count] {
+            writer.add(key, value).ok()?;
+        }
+        writer.finish().ok()?;
+        std::fs::read(path).ok()
+    });
+    made.flatten().collect()
+}
+
+/// Valid inputs of [`record`].
+pub(crate) fn record_seeds() -> Vec<Vec<u8>> {
+    let sealed = |key: &[u8], value: &[u8]| {
+        let len = u8::try_from(key.len()).unwrap_or(u8::MAX);
+        [&[len][..], key, &seal(key, value)].concat()
+    };
+    let stamp = codec::encode(&Stamp::default()).unwrap_or_default();
+    vec![sealed(b"key", b"value"), sealed(b"", &stamp)]
+}
