@@ -277,7 +277,7 @@ impl Service {
         self.linearize(deadline).await?;
         let state = self.state.clone();
         let checked = runtime::blocking("check", move || {
-            state.read_at(|at, view| {
+            state.frozen(|at, view| {
                 let violations = namespace::check(view)?;
                 let inode_count = namespace::superblock(view)?.map_or(0, |s| s.inode_count);
                 let (mut block_count, mut after) = (0u64, None);
@@ -293,7 +293,8 @@ impl Service {
                 Ok(MetaReply::Checked { violations, at, inode_count, block_count })
             })
         });
-        checked.await.map_err(|e: ViewError| RpcError::StoreFailed { reason: e.to_string() })
+        let failed = |e: &dyn std::fmt::Display| RpcError::StoreFailed { reason: e.to_string() };
+        checked.await.map_err(|e| failed(&e))?.map_err(|e: ViewError| failed(&e))
     }
 
     /// Answers here if this server leads, else passes `bytes` on; goes on under the next leader until the deadline.

@@ -1,7 +1,7 @@
 //! Whole-namespace invariants.
 //!
-//! Run by tests after every command and by an operator over a snapshot. Reads every record once and holds a summary of
-//! the inodes, dentries and blocks in memory, so it is not for a server under load.
+//! Run by tests after every command and by an operator over a frozen copy of the state. Reads every record once and holds a
+//! summary of the inodes, dentries and blocks in memory, some hundred bytes for each.
 //!
 //! What must hold: every dentry names an inode of its kind, under a cookie that its name leads to; link counts and
 //! directory sizes are exact; every directory hangs in the tree below the root, by one dentry, and knows its parent; what

@@ -10,7 +10,7 @@
 //! queue, manifest, failure      leaves
 //! ```
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -20,6 +20,7 @@ use super::super::{Position, SnapshotFile, StoreError};
 use super::StateConfig;
 use super::cut::{Cut, Disk};
 use super::engine::Engine;
+use super::frozen::Frozen;
 use super::manifest::{DirLock, Manifest};
 use super::memory::{ApplyView, Memory};
 use super::record::{KEY_LEN_MAX, Stamp, VALUE_LEN_MAX, show};
@@ -159,6 +160,35 @@ impl Core {
     /// Builds a snapshot of what is applied now, or of a little more.
     pub(super) fn build_snapshot(&self) -> Result<SnapshotFile, StoreError> {
         let _work = self.snapshot_work.lock();
+        self.copy(
+            |stamp| self.snapshots.building_path(&Snapshots::id(stamp)),
+            |out, stamp, path| {
+                out.finish()?;
+                self.snapshots.adopt(path, stamp)
+            },
+        )
+    }
+
+    /// A copy of what is applied now, or of a little more, to be read while the state goes on. Snapshots are built and
+    /// installed before or after it is made, and while it is read.
+    pub(super) fn freeze(&self) -> Result<Frozen, StoreError> {
+        let _work = self.snapshot_work.lock();
+        self.copy(
+            |_| self.snapshots.frozen_path(),
+            |out, _, path| {
+                out.finish_for_now()?;
+                Frozen::open(path).map_err(|fault| fault.into_error("reading", path))
+            },
+        )
+    }
+
+    /// Writes a cut of the state to the file that `place` names; `end` makes of it what it is to be. The caller holds
+    /// `snapshot_work`.
+    fn copy<R>(
+        &self,
+        place: impl FnOnce(&Stamp) -> PathBuf,
+        end: impl FnOnce(SnapshotWriter, &Stamp, &Path) -> Result<R, StoreError>,
+    ) -> Result<R, StoreError> {
         self.usable()?;
         self.queue.wait_until_written().map_err(|e| self.ended(e))?;
         let Some(engine) = self.memory.read().engine.clone() else {
@@ -169,18 +199,18 @@ impl Core {
             disk.cut = Some(Cut::default());
             disk.stamp.clone()
         };
-        let path = self.snapshots.building_path(&Snapshots::id(&stamp));
-        let built = {
+        let path = place(&stamp);
+        let written = {
             let _end = EndCut(self);
             self.write_cut(&engine, &stamp, &path)
         };
-        built.and_then(|()| self.snapshots.adopt(&path, &stamp)).inspect_err(|_| {
+        written.and_then(|out| end(out, &stamp, &path)).inspect_err(|_| {
             // What is left of it is in the way of nobody and is removed at the next open, should this fail too.
             let _left_over = std::fs::remove_file(&path);
         })
     }
 
-    fn write_cut(&self, engine: &Engine, stamp: &Stamp, path: &Path) -> Result<(), StoreError> {
+    fn write_cut(&self, engine: &Engine, stamp: &Stamp, path: &Path) -> Result<SnapshotWriter, StoreError> {
         let unreadable = |e: ViewError| {
             self.damaged(&e.reason);
             StoreError::new("building a snapshot", e.reason)
@@ -204,7 +234,7 @@ impl Core {
             self.damaged(reason);
             return Err(StoreError::new("building a snapshot of the view", reason));
         }
-        out.finish()
+        Ok(out)
     }
 
     /// Verifies a received snapshot and replaces the state by it.

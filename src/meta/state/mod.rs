@@ -10,6 +10,7 @@ mod core;
 mod cut;
 mod engine;
 mod filter;
+mod frozen;
 pub(crate) mod fuzz;
 mod manifest;
 mod memory;
@@ -167,6 +168,17 @@ impl State {
     pub fn read_at<R>(&self, f: impl FnOnce(LogIndex, &dyn View) -> R) -> R {
         let memory = self.core().memory.read();
         f(memory.stamp.position.index, &ReadView { memory: &memory, core: self.core() })
+    }
+
+    /// Runs `f` on a copy of what is applied now, or of a little more, for as long as it takes: entries are applied and
+    /// snapshots built meanwhile. The copy takes disk space like a snapshot, until `f` returns. Waits for a snapshot
+    /// that is being built.
+    ///
+    /// # Errors
+    /// The copy cannot be written, or the state is damaged.
+    pub fn frozen<R>(&self, f: impl FnOnce(LogIndex, &dyn View) -> R) -> Result<R, StoreError> {
+        let frozen = self.core().freeze()?;
+        Ok(f(frozen.stamp.position.index, &frozen))
     }
 
     /// Hash of the state in memory, and the index it belongs to.

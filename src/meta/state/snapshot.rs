@@ -14,6 +14,7 @@
 
 use std::fs::File;
 use std::io::{BufReader, BufWriter, Read, Write};
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
@@ -137,7 +138,14 @@ impl SnapshotWriter {
     }
 
     /// Ends the file and makes its bytes durable.
-    pub(super) fn finish(mut self) -> Result<(), StoreError> {
+    pub(super) fn finish(self) -> Result<(), StoreError> {
+        let path = self.path.clone();
+        let file = self.finish_for_now()?;
+        file.sync_all().map_err(|e| Fault::Io(e).into_error("syncing", &path))
+    }
+
+    /// Ends a file that need not survive a crash.
+    pub(super) fn finish_for_now(mut self) -> Result<File, StoreError> {
         if !self.block.is_empty() {
             self.end_block()?;
         }
@@ -149,9 +157,7 @@ impl SnapshotWriter {
         trailer.extend_from_slice(&crc32c::crc32c(&trailer).to_le_bytes());
         self.put(&trailer)?;
         let path = self.path;
-        let file =
-            self.file.into_inner().map_err(|e| Fault::Io(e.into_error()).into_error("writing", &path))?;
-        file.sync_all().map_err(|e| Fault::Io(e).into_error("syncing", &path))
+        self.file.into_inner().map_err(|e| Fault::Io(e.into_error()).into_error("writing", &path))
     }
 }
 
@@ -163,6 +169,8 @@ pub(super) struct SnapshotReader {
     tally: Tally,
     blocks: u32,
     last_key: Bytes,
+    /// Bytes read so far.
+    at: u64,
 }
 
 impl SnapshotReader {
@@ -188,51 +196,32 @@ impl SnapshotReader {
             return Err(Fault::Damaged("wrong checksum of the header".into()));
         }
         let stamp = codec::decode(&body).map_err(|e| Fault::Damaged(e.to_string()))?;
-        Ok(Self { file, stamp, tally: Tally::default(), blocks: 0, last_key: Bytes::new() })
+        let at = (header.len() + body.len() + 4) as u64;
+        Ok(Self { file, stamp, tally: Tally::default(), blocks: 0, last_key: Bytes::new(), at })
+    }
+
+    /// Where the next block begins.
+    pub(super) fn at(&self) -> u64 {
+        self.at
     }
 
     /// The records of the next block; none when the file is complete and adds up.
     pub(super) fn block(&mut self) -> Result<Option<Vec<(Bytes, Bytes)>>, Fault> {
         let head = read(&mut self.file, 8)?;
-        let (len, number) = (u32_at(&head, 0) as usize, u32_at(&head, 4));
-        if number != self.blocks {
-            return Err(Fault::Damaged(format!("block {} is called {number}", self.blocks)));
-        }
-        if len == 0 {
+        let Some(payload) = payload(&mut self.file, &head, self.blocks)? else {
             return self.trailer(&head).map(|()| None);
-        }
-        if len > BLOCK_LEN_MAX {
-            return Err(Fault::Damaged(format!("block {number} is too long")));
-        }
-        let crc = u32_at(&read(&mut self.file, 4)?, 0);
-        let payload = Bytes::from(read(&mut self.file, len)?);
-        if crc != crc32c::crc32c_append(crc32c::crc32c(&head), &payload) {
-            return Err(Fault::Damaged(format!("wrong checksum of block {number}")));
+        };
+        self.at += 12 + payload.len() as u64;
+        let records = records(&payload, self.blocks)?;
+        for (key, value) in &records {
+            if *key <= self.last_key {
+                return Err(Fault::Damaged(format!("key {} is out of order", show(key))));
+            }
+            self.tally.add(key, value);
+            self.last_key = key.clone();
         }
         self.blocks += 1;
-        self.records(&payload).map(Some)
-    }
-
-    fn records(&mut self, payload: &Bytes) -> Result<Vec<(Bytes, Bytes)>, Fault> {
-        let mut records = Vec::new();
-        let mut at = 0;
-        while at < payload.len() {
-            let broken = || Fault::Damaged(format!("a record does not fit block {}", self.blocks - 1));
-            let lens = payload.get(at..at + 8).ok_or_else(broken)?;
-            let (key_len, value_len) = (u32_at(lens, 0) as usize, u32_at(lens, 4) as usize);
-            let (key_at, value_at) = (at + 8, at + 8 + key_len);
-            let end =
-                value_at.checked_add(value_len).filter(|end| *end <= payload.len()).ok_or_else(broken)?;
-            let (key, value) = (payload.slice(key_at..value_at), payload.slice(value_at..end));
-            if key <= self.last_key {
-                return Err(Fault::Damaged(format!("key {} is out of order", show(&key))));
-            }
-            self.tally.add(&key, &value);
-            self.last_key = key.clone();
-            records.push((key, value));
-            at = end;
-        }
-        Ok(records)
+        Ok(Some(records))
     }
 
     fn trailer(&mut self, head: &[u8]) -> Result<(), Fault> {
@@ -254,6 +243,54 @@ impl SnapshotReader {
         }
         Ok(())
     }
+}
+
+/// The payload behind the head of block `number`, verified; none behind the head of the trailer.
+fn payload(file: &mut impl Read, head: &[u8], number: u32) -> Result<Option<Bytes>, Fault> {
+    let (len, found) = (u32_at(head, 0) as usize, u32_at(head, 4));
+    if found != number {
+        return Err(Fault::Damaged(format!("block {number} is called {found}")));
+    }
+    if len == 0 {
+        return Ok(None);
+    }
+    if len > BLOCK_LEN_MAX {
+        return Err(Fault::Damaged(format!("block {number} is too long")));
+    }
+    let crc = u32_at(&read(file, 4)?, 0);
+    let payload = Bytes::from(read(file, len)?);
+    if crc != crc32c::crc32c_append(crc32c::crc32c(head), &payload) {
+        return Err(Fault::Damaged(format!("wrong checksum of block {number}")));
+    }
+    Ok(Some(payload))
+}
+
+/// The records in a payload.
+fn records(payload: &Bytes, number: u32) -> Result<Vec<(Bytes, Bytes)>, Fault> {
+    let mut records = Vec::new();
+    let mut at = 0;
+    while at < payload.len() {
+        let broken = || Fault::Damaged(format!("a record does not fit block {number}"));
+        let lens = payload.get(at..at + 8).ok_or_else(broken)?;
+        let (key_len, value_len) = (u32_at(lens, 0) as usize, u32_at(lens, 4) as usize);
+        let (key_at, value_at) = (at + 8, at + 8 + key_len);
+        let end = value_at.checked_add(value_len).filter(|end| *end <= payload.len()).ok_or_else(broken)?;
+        records.push((payload.slice(key_at..value_at), payload.slice(value_at..end)));
+        at = end;
+    }
+    Ok(records)
+}
+
+/// Block `number`, which stands at `at` of a file that was verified.
+pub(super) fn block_at(file: &File, at: u64, number: usize) -> Result<Vec<(Bytes, Bytes)>, Fault> {
+    let mut head = [0; 12];
+    file.read_exact_at(&mut head, at)?;
+    let mut bytes = vec![0; (u32_at(&head, 0) as usize).min(BLOCK_LEN_MAX)];
+    file.read_exact_at(&mut bytes, at + 12)?;
+    let number = u32::try_from(number).map_err(|e| Fault::Damaged(e.to_string()))?;
+    let mut rest = head[8..].chain(&bytes[..]);
+    let payload = payload(&mut rest, &head[..8], number)?;
+    records(&payload.unwrap_or_default(), number)
 }
 
 fn u32_at(bytes: &[u8], at: usize) -> u32 {

@@ -48,6 +48,11 @@ impl Snapshots {
         self.dir.join(format!("building-{id}{TEMPORARY}"))
     }
 
+    /// Where a copy of the state is written that is read at once and not kept.
+    pub(super) fn frozen_path(&self) -> PathBuf {
+        self.dir.join(format!("frozen{TEMPORARY}"))
+    }
+
     /// Where a snapshot arrives. The id comes from another node: it must not name another place.
     pub(super) fn incoming_path(&self, id: &str) -> Result<PathBuf, StoreError> {
         if id.is_empty() || id.len() > 64 || !id.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-') {

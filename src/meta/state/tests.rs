@@ -311,6 +311,45 @@ fn a_snapshot_taken_while_changes_go_on_is_the_state_at_its_position() {
     assert!(state.status().snapshots.len() <= 2);
 }
 
+/// `check` of 300,000 inodes held the read lock for seconds: every apply of that server, and so every query, waited.
+#[test]
+fn a_frozen_copy_stays_as_it_is_while_the_state_goes_on() {
+    let mut rng = Rng(0xf0);
+    let mut model = Model::new();
+    let dir = TempDir::new().unwrap();
+    let state = State::open(config(dir.path())).unwrap();
+    // Values of up to 200 bytes: the copy has several blocks.
+    (0..300).for_each(|_| model.grow(&mut rng, 100, 20_000));
+    model.replay(&state);
+    let (before, at) = (model.records.clone(), model.index());
+    state
+        .frozen(|index, view| {
+            assert_eq!(index, LogIndex(at));
+            // A lock that was held would stop these for ever.
+            (0..10).for_each(|_| model.grow(&mut rng, 100, 20_000));
+            model.replay(&state);
+            state.build_snapshot().unwrap();
+            assert_eq!(collect(view, b"", b"\xff").unwrap(), before);
+            for key in before.keys().chain([&Bytes::from_static(b"absent"), &Bytes::from_static(b"\xfe")]) {
+                assert_eq!(view.get(key).unwrap().as_ref(), before.get(key));
+            }
+            let keys: Vec<_> = before.keys().collect();
+            for _ in 0..200 {
+                let (a, b) = (keys[rng.below(keys.len())], keys[rng.below(keys.len())]);
+                let expected: Records = match a < b {
+                    true => before.range(a.clone()..b.clone()).map(|(k, v)| (k.clone(), v.clone())).collect(),
+                    false => Records::new(),
+                };
+                assert_eq!(collect(view, a, b).unwrap(), expected);
+            }
+        })
+        .unwrap();
+    model.assert_equals(&state);
+    let left = fs::read_dir(dir.path().join("snapshots")).unwrap().map(|e| e.unwrap().file_name());
+    let left: Vec<_> = left.filter(|name| name.to_string_lossy().contains("frozen")).collect();
+    assert!(left.is_empty(), "{left:?}");
+}
+
 #[test]
 fn a_reader_sees_one_position_while_all_else_goes_on() {
     let dir = TempDir::new().unwrap();
