@@ -19,7 +19,7 @@ use crate::net::{Channel, ChannelOptions};
 use crate::runtime;
 use crate::types::{NodeAddress, codec};
 use crate::wire::message::{MetaReply, MetaRequest, kind};
-use crate::wire::status::{ClusterStatus, Health};
+use crate::wire::status::{ClusterStatus, DataNodeStatus, Health};
 use crate::wire::{Class, Hello, Role};
 
 /// How long one server may take: it asks its peers itself, with a bound below this.
@@ -197,9 +197,18 @@ fn meta_table(status: &ClusterStatus, color: bool) -> Table {
     table
 }
 
+/// Blocks that a data server lacks: `?` while it has not told, a plus while it looks for more.
+fn lacks(server: &DataNodeStatus) -> Cell {
+    number(match server.compared {
+        None => "?".to_owned(),
+        Some(false) => format!("{}+", server.lacking),
+        Some(true) => server.lacking.to_string(),
+    })
+}
+
 fn data_table(status: &ClusterStatus, color: bool) -> Table {
     let header = [
-        "data", "node", "state", "address", "http", "domain", "free", "total", "blocks", "reads/s",
+        "data", "node", "state", "address", "http", "domain", "free", "total", "blocks", "lacks", "reads/s",
         "writes/s",
     ];
     let mut table = table(&header, color);
@@ -214,6 +223,7 @@ fn data_table(status: &ClusterStatus, color: bool) -> Table {
             number(HumanBytes(d.free)),
             number(HumanBytes(d.total)),
             number(d.block_count),
+            lacks(d),
             number(HumanBytes(d.read_rate)),
             number(HumanBytes(d.write_rate)),
         ]);

@@ -93,6 +93,7 @@ pub(super) async fn run(core: Arc<Core>, stop: StopSignal) {
 pub(super) async fn pass(core: &Core) -> Result<Pass, RpcError> {
     let mut total = Pass::default();
     let mut after = None;
+    let absences = core.whole.lock().absences;
     loop {
         let ask = MetaRequest::Blocks { node: Some(core.node), after, limit: PAGE };
         let (blocks, next) = match core.meta.ask_within(&ask, PAGE_TIMEOUT).await?.0 {
@@ -109,9 +110,13 @@ pub(super) async fn pass(core: &Core) -> Result<Pass, RpcError> {
             };
             blocks.into_iter().filter(lacks).collect::<Vec<_>>()
         });
+        let wanted = wanted.await;
+        let mut missing = wanted.len() as u64;
+        core.whole.lock().found(absences, total.failed + missing, false);
         let mut fetches =
-            futures::stream::iter(wanted.await).map(|block| fetch(core, block)).buffer_unordered(FETCHES_MAX);
+            futures::stream::iter(wanted).map(|block| fetch(core, block)).buffer_unordered(FETCHES_MAX);
         while let Some(result) = fetches.next().await {
+            missing -= 1;
             match result {
                 Ok(()) => {
                     total.fetched += 1;
@@ -122,10 +127,14 @@ pub(super) async fn pass(core: &Core) -> Result<Pass, RpcError> {
                     core.catch_up.failed(error);
                 }
             }
+            core.whole.lock().found(absences, total.failed + missing, false);
         }
         match next {
             Some(block) => after = Some(block),
-            None => return Ok(total),
+            None => {
+                core.whole.lock().found(absences, total.failed, true);
+                return Ok(total);
+            }
         }
     }
 }

@@ -39,6 +39,7 @@ pub(super) struct Core {
     pub scrub: Worker,
     pub reclaimed: AtomicU64,
     pub fetched: AtomicU64,
+    pub whole: Mutex<Whole>,
     pub started: Instant,
     pub rates: Mutex<Rates>,
 }
@@ -68,6 +69,32 @@ impl Standing {
             self.registered_with = None;
         }
         std::mem::replace(&mut self.state, state)
+    }
+}
+
+/// Whether the server holds what it ought to.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Whole {
+    /// How often it was away: what a pass that began before the last time found is not the answer.
+    pub absences: u64,
+    /// A pass has compared all blocks since.
+    pub compared: bool,
+    /// Blocks that it lacks, as far as it has compared.
+    pub lacking: u64,
+}
+
+impl Whole {
+    /// Writers may have gone on without this server.
+    pub(super) fn was_away(&mut self) {
+        *self = Self { absences: self.absences + 1, compared: false, lacking: 0 };
+    }
+
+    /// A pass that began when the server had been away `absences` times lacks so much now, and has compared all or not.
+    pub(super) fn found(&mut self, absences: u64, lacking: u64, all: bool) {
+        if self.absences == absences && (all || !self.compared || lacking > self.lacking) {
+            self.lacking = lacking;
+            self.compared |= all;
+        }
     }
 }
 
@@ -107,6 +134,7 @@ impl Core {
             scrub: Worker::new("scrub"),
             reclaimed: AtomicU64::new(0),
             fetched: AtomicU64::new(0),
+            whole: Mutex::default(),
             started: at,
             rates: Mutex::new(Rates { at, read_bytes: 0, write_bytes: 0, read: 0, write: 0 }),
         }

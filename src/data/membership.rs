@@ -83,6 +83,7 @@ async fn register(core: &Core) -> Result<(), Problem> {
             core.server.set_cluster(cluster);
             core.learn(*map);
             tracing::info!(%cluster, %with, "registered");
+            core.whole.lock().was_away();
             core.standing.lock().registered(with);
             for worker in [&core.catch_up, &core.reclaim, &core.scrub] {
                 worker.call();
@@ -113,6 +114,7 @@ async fn heartbeat(core: &Core) -> Result<(), Problem> {
         tracing::info!(from = ?before, to = ?state, "the cluster changed its belief about this server");
         // Writers went on without it.
         if was_away(before) || was_away(state) {
+            core.whole.lock().was_away();
             core.catch_up.call();
         }
     }

@@ -52,7 +52,14 @@ impl Core {
             };
         }
         let in_flight = u32::try_from(self.server.in_flight()).unwrap_or(u32::MAX);
-        NodeLoad { in_flight, read_rate: rates.read, write_rate: rates.write }
+        let whole = *self.whole.lock();
+        NodeLoad {
+            in_flight,
+            read_rate: rates.read,
+            write_rate: rates.write,
+            compared: whole.compared,
+            lacking: whole.lacking,
+        }
     }
 
     /// Ready, or why not.
@@ -111,6 +118,8 @@ pub(super) async fn server_now(core: &Core) -> ServerStatus {
         in_flight: u64::from(load.in_flight),
         read_rate: load.read_rate,
         write_rate: load.write_rate,
+        compared: load.compared,
+        lacking: load.lacking,
     };
     ServerStatus {
         version: env!("CARGO_PKG_VERSION").to_owned(),

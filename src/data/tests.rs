@@ -191,8 +191,11 @@ async fn missing_and_damaged_blocks_are_fetched_from_the_group() {
     let (lost, data) = block(8, 100);
     fake.refer(lost);
     assert_eq!(catch_up::pass(second.core()).await.unwrap().failed, 1);
+    let lacking = || (second.core().load().compared, second.core().load().lacking);
+    assert_eq!(lacking(), (true, 1), "the heartbeat says what is still to be fetched");
     Caller::new(&first).put(lost, &data).await.unwrap();
     catch_up::pass(second.core()).await.unwrap();
+    assert_eq!(lacking(), (true, 0));
     assert_eq!(caller.get(lost, 0, 100).await.unwrap(), data);
 
     // The member to fetch from holds damaged bytes: they are not taken over.

@@ -3,6 +3,7 @@
 //! Holds: the status of the server never waits for anybody; that of the cluster waits for silent peers a bounded time
 //! and says who was silent; a lookup is linearizable.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -15,12 +16,14 @@ use super::walk::walk;
 use crate::config::MetaConfig;
 use crate::namespace;
 use crate::runtime::{self, Instant};
-use crate::types::{ClusterMap, Cred, ExtentSource, FileKind, NodeId, NodeState, Query, QueryReply};
+use crate::types::{
+    ClusterMap, Cred, ExtentSource, FileKind, NodeId, NodeLoad, NodeState, Query, QueryReply,
+};
 use crate::wire::RpcError;
 use crate::wire::status::{
-    AttrStatus, ClusterStatus, DataNodeStatus, ExtentStatus, GroupTotals, Health, HealthReason, MemberStatus,
-    MetaNodeStatus, MetaStatus, PathStatus, ServerAddress, ServerRole, ServerStatus, StatusError,
-    StatusSource, Totals, WorkerStatus, cluster_word, kind_word, percent_encode,
+    AttrStatus, ClusterStatus, DataNodeStatus, ExtentStatus, GroupTotals, Health, HealthReason, HeardStatus,
+    MemberStatus, MetaNodeStatus, MetaStatus, PathStatus, ServerAddress, ServerRole, ServerStatus,
+    StatusError, StatusSource, Totals, WorkerStatus, cluster_word, kind_word, percent_encode,
 };
 
 /// Longest wait for the status of another metadata server.
@@ -112,6 +115,7 @@ impl MetaStatusSource {
             epoch: superblock.as_ref().map_or(0, |s| s.epoch.0),
             request_count,
             request_rate: self.request_rate(request_count),
+            heard: service.leader.read().as_ref().map_or_else(Vec::new, |leader| heard(&leader.loads())),
         };
         let proposed = service.proposer.counts();
         let line = format!(
@@ -152,14 +156,18 @@ impl MetaStatusSource {
         }))
         .await;
         let map = service.state.read(namespace::map).unwrap_or_default();
+        // The leader alone hears of data servers, and it may be another one.
+        let answers = others.iter().filter_map(|(_, status)| status.as_ref().ok()).chain([&own]);
+        let led = answers.filter_map(|status| status.meta.as_ref().map(|meta| (meta.term, &meta.heard)));
+        let heard = led.filter(|(_, heard)| !heard.is_empty()).max_by_key(|(term, _)| *term);
+        let heard: BTreeMap<NodeId, HeardStatus> =
+            heard.map_or_else(BTreeMap::new, |(_, heard)| heard.iter().map(|h| (h.node, *h)).collect());
         let mut meta = vec![meta_line(&map, service.node, Ok(own.clone()))];
         meta.extend(others.into_iter().map(|(id, status)| meta_line(&map, id, status)));
         meta.sort_by_key(|m| m.node);
-        let leader_tables = service.leader.read().clone();
-        let loads: std::collections::BTreeMap<_, _> =
-            leader_tables.map(|l| l.loads()).unwrap_or_default().into_iter().collect();
         let data = map.data.values().map(|n| {
-            let load = loads.get(&n.node).copied().unwrap_or_default();
+            let known = heard.get(&n.node).copied();
+            let load = known.unwrap_or_default();
             DataNodeStatus {
                 node: n.node,
                 name: n.name.clone(),
@@ -174,6 +182,8 @@ impl MetaStatusSource {
                 in_flight: load.in_flight,
                 read_rate: load.read_rate,
                 write_rate: load.write_rate,
+                compared: known.map(|h| h.compared),
+                lacking: load.lacking,
             }
         });
         let data: Vec<_> = data.collect();
@@ -184,7 +194,7 @@ impl MetaStatusSource {
         };
         let groups = group_totals(&map);
         let own_meta = own.meta.unwrap_or_default();
-        let reasons = reasons(&map, &meta, groups, own_meta.leader);
+        let reasons = reasons(&map, &meta, &data, groups, own_meta.leader);
         ClusterStatus {
             cluster: own.cluster.unwrap_or_default(),
             health: reasons.iter().map(|r| r.health).max().unwrap_or(Health::Ok),
@@ -348,6 +358,7 @@ fn group_totals(map: &ClusterMap) -> GroupTotals {
 fn reasons(
     map: &ClusterMap,
     meta: &[MetaNodeStatus],
+    data: &[DataNodeStatus],
     groups: GroupTotals,
     leader: Option<NodeId>,
 ) -> Vec<HealthReason> {
@@ -373,6 +384,26 @@ fn reasons(
             "start it again, or look at its log; its blocks are read from other replicas",
         );
     }
+    for server in data.iter().filter(|d| d.state == "up") {
+        let what = match server.compared {
+            Some(false) if server.lacking == 0 => {
+                format!("data server {} is back and looks which blocks it lacks", server.name)
+            }
+            Some(false) => format!(
+                "data server {} is back and fetches {} blocks that it lacks, and looks for more",
+                server.name, server.lacking
+            ),
+            Some(true) if server.lacking > 0 => {
+                format!("data server {} lacks {} blocks and fetches them", server.name, server.lacking)
+            }
+            _ => continue,
+        };
+        add(
+            Health::Degraded,
+            what,
+            "it goes on by itself: until it is done, these blocks have fewer replicas",
+        );
+    }
     if groups.count == 0 {
         let what = format!(
             "{} data servers are registered, {} are needed",
@@ -391,7 +422,44 @@ fn reasons(
     reasons
 }
 
+fn heard(loads: &[(NodeId, NodeLoad)]) -> Vec<HeardStatus> {
+    let line = |(node, load): &(NodeId, NodeLoad)| {
+        let NodeLoad { in_flight, read_rate, write_rate, compared, lacking } = *load;
+        HeardStatus { node: *node, in_flight, read_rate, write_rate, compared, lacking }
+    };
+    loads.iter().map(line).collect()
+}
+
 /// The name of a variant in lower case, as JSON has it.
 fn word(value: &impl std::fmt::Debug) -> String {
     format!("{value:?}").to_lowercase()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// All servers were up, and `status` said `ok` while one of them lacked half of its blocks.
+    #[test]
+    fn a_data_server_that_is_behind_is_a_reason() {
+        let said = |compared, lacking| {
+            let data = DataNodeStatus {
+                name: "data-2".into(),
+                state: "up".into(),
+                compared,
+                lacking,
+                ..DataNodeStatus::default()
+            };
+            let groups = GroupTotals { count: 1, whole: 1, ..GroupTotals::default() };
+            let reasons = reasons(&ClusterMap::default(), &[], &[data], groups, Some(NodeId(1)));
+            reasons.into_iter().map(|r| (r.health, r.what)).next()
+        };
+        assert_eq!(said(Some(true), 0), None);
+        assert_eq!(said(None, 0), None, "a new leader waits for heartbeats");
+        for (compared, lacking, word) in [(false, 0, "looks"), (false, 7, "7 blocks"), (true, 3, "3 blocks")]
+        {
+            let (health, what) = said(Some(compared), lacking).unwrap();
+            assert!(health == Health::Degraded && what.contains("data-2") && what.contains(word), "{what}");
+        }
+    }
 }

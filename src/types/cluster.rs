@@ -46,6 +46,10 @@ pub struct NodeLoad {
     pub read_rate: u64,
     /// Bytes written a second.
     pub write_rate: u64,
+    /// It has compared all blocks that it ought to hold with what it holds, since it was last away.
+    pub compared: bool,
+    /// Blocks that it is known to lack; while it has not compared all, those found so far.
+    pub lacking: u64,
 }
 
 /// What the cluster believes of a data server.

@@ -112,6 +112,27 @@ pub struct MetaStatus {
     pub request_count: u64,
     /// Requests a second, over the last few seconds.
     pub request_rate: f64,
+    /// Of the leader: the newest heartbeat of each data server.
+    pub heard: Vec<HeardStatus>,
+}
+
+/// What the leader last heard of a data server.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(default)]
+pub struct HeardStatus {
+    /// Its id.
+    #[schema(value_type = u64)]
+    pub node: NodeId,
+    /// Requests in flight.
+    pub in_flight: u32,
+    /// Bytes read a second.
+    pub read_rate: u64,
+    /// Bytes written a second.
+    pub write_rate: u64,
+    /// It has compared all blocks that it ought to hold with what it holds, since it was last away.
+    pub compared: bool,
+    /// Blocks that it is known to lack; while it has not compared all, those found so far.
+    pub lacking: u64,
 }
 
 /// A member of the raft group, as this server sees it.
@@ -153,6 +174,10 @@ pub struct DataStatus {
     pub read_rate: u64,
     /// Bytes written a second, over the last few seconds.
     pub write_rate: u64,
+    /// It has compared all blocks that it ought to hold with what it holds, since it was last away.
+    pub compared: bool,
+    /// Blocks that it is known to lack; while it has not compared all, those found so far.
+    pub lacking: u64,
 }
 
 /// One directory of a data server.
@@ -331,6 +356,11 @@ pub struct DataNodeStatus {
     pub read_rate: u64,
     /// Bytes written a second at its last heartbeat.
     pub write_rate: u64,
+    /// It has compared all blocks that it ought to hold with what it holds, since it was last away; absent while the leader
+    /// has not heard of it.
+    pub compared: Option<bool>,
+    /// Blocks that it was known to lack at its last heartbeat; while it has not compared all, those found so far.
+    pub lacking: u64,
 }
 
 /// Groups, counted.
