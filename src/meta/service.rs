@@ -65,8 +65,10 @@ pub struct Counts {
     pub queries: AtomicU64,
     /// Requests passed on to the leader.
     pub forwarded: AtomicU64,
-    /// Read-index rounds.
+    /// Rounds of reads, each for all that waited for it.
     pub rounds: AtomicU64,
+    /// Those of them that asked the leader.
+    pub leader_rounds: AtomicU64,
 }
 
 impl Service {
@@ -160,6 +162,7 @@ impl Service {
         if let Some(index) = self.quorum.index(&self.consensus, &self.peers).await {
             return Ok(index);
         }
+        self.counts.leader_rounds.fetch_add(1, Ordering::Relaxed);
         match self.consensus.leader() {
             Some(leader) if leader.node == self.node => self.consensus.read_index().await.map_err(Into::into),
             Some(leader) => self.peers.read_index(leader.node, LEADER_PATIENCE).await,

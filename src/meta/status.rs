@@ -119,10 +119,11 @@ impl MetaStatusSource {
         };
         let proposed = service.proposer.counts();
         let line = format!(
-            "{} commands in {} entries, {} read rounds for {} queries",
+            "{} commands in {} entries, {} read rounds ({} by the leader) for {} queries",
             proposed.ops.load(Ordering::Relaxed),
             proposed.entries.load(Ordering::Relaxed),
             counts.rounds.load(Ordering::Relaxed),
+            counts.leader_rounds.load(Ordering::Relaxed),
             counts.queries.load(Ordering::Relaxed),
         );
         ServerStatus {
