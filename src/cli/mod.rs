@@ -44,6 +44,11 @@ pub(crate) struct Global {
     /// How it is logged
     #[arg(long, global = true, env = "POHMELFS_LOG_FORMAT", default_value = "text", value_name = "FORMAT")]
     pub(crate) log_format: logging::Format,
+    /// Threads that answer requests, beside those that wait for disks: one a processor unless said otherwise. Fewer where
+    /// several servers share a machine
+    #[arg(long, global = true, env = "POHMELFS_THREADS", value_name = "COUNT", hide_short_help = true,
+        value_parser = clap::value_parser!(u16).range(1..=1024))]
+    pub(crate) threads: Option<u16>,
 }
 
 #[derive(Debug, Subcommand)]
@@ -178,13 +183,13 @@ fn tool(
 ) -> Result<ExitCode, Failure> {
     logging::start(global, "warn").map_err(Failure::usage)?;
     logging::raise_file_limit();
-    runtime()?.block_on(command)
+    runtime(global)?.block_on(command)
 }
 
-fn runtime() -> Result<tokio::runtime::Runtime, Failure> {
+fn runtime(global: &Global) -> Result<tokio::runtime::Runtime, Failure> {
     // Two at least, so that one may wait for a cold read of the disk. More than there are processors cost a lookup more in
     // wake-ups than they give.
-    let threads = crate::runtime::processor_count().max(2);
+    let threads = global.threads.map_or_else(|| crate::runtime::processor_count().max(2), usize::from);
     tokio::runtime::Builder::new_multi_thread()
         .worker_threads(threads)
         .enable_all()

@@ -80,7 +80,7 @@ fn serve(
     let config: &Path = &args.config;
     let (role, name) = (identity.role, identity.name.clone());
     tracing::info!(%role, %name, version = %identity.version, config = %config.display(), "server starts");
-    let ended = runtime()?.block_on(run(identity, http, start));
+    let ended = runtime(global)?.block_on(run(identity, http, start));
     match &ended {
         Ok(_) => tracing::info!(%role, %name, "server stopped"),
         Err(failure) => tracing::error!(%role, %name, reason = %failure.message, "server failed"),
