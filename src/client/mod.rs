@@ -20,7 +20,7 @@
 //! Not here: what the namespace permits (`namespace`), what servers do (`meta`, `data`), the kernel (`mount`).
 //!
 //! Reading order: `options`, `error`; `servers`, `exchange`, `session`, `core`, `workers` (requests); `namespace`, `path`, `dir`
-//! (names); `budget`, `data_servers`, `upload`, `download`, `extents`, `file`, `inode` (open files by inode), `transfer` (data).
+//! (names); `budget`, `data_servers`, `upload`, `download`, `extents`, `file`, `inode` (open files by inode), `transfer` (data); `locks`.
 
 mod budget;
 mod core;
@@ -33,6 +33,7 @@ mod exchange;
 mod extents;
 mod file;
 mod inode;
+mod locks;
 mod namespace;
 mod options;
 mod path;
