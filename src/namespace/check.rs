@@ -379,7 +379,7 @@ impl Check<'_> {
             let usable = self.inodes.get(&file).is_some_and(|c| !c.inode.freeing);
             hold!(self, usable, "inode {file} is gone and has locks");
             let table = Table::load(self.view, file)?;
-            hold!(self, table.len() <= LOCKS_MAX, "inode {file} has {} locks", table.len());
+            hold!(self, table.len() <= 2 * LOCKS_MAX, "inode {file} has {} locks", table.len());
             let holders: Vec<&StoredLock> = table.holders().collect();
             for (index, lock) in holders.iter().enumerate() {
                 let conflict = holders[..index].iter().any(|other| {

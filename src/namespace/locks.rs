@@ -22,7 +22,8 @@ use super::txn::{Overlay, corrupt, read, scan};
 use super::{View, ViewError, keys};
 use crate::types::{FsError, HeldLock, InodeId, Lock, LockKind, LockOwner, LockRange, RequestId, SessionId};
 
-/// Locks and waiters of one file: a table is read whole for every change of it.
+/// Locks and waiters of one file when a request comes: a table is read whole for every change of it. A grant may split what
+/// its owner holds in two, so that there are at most twice as many.
 pub(super) const LOCKS_MAX: usize = 1024;
 /// Files on which one session has locks: all are looked at when it ends, in one command.
 pub(super) const FILES_MAX: u64 = 4096;
