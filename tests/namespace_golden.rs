@@ -104,6 +104,8 @@ impl Script {
             UpdateReply::Attr(attr) => stat(&attr),
             UpdateReply::Removed(None) => "ok".into(),
             UpdateReply::Removed(Some(attr)) => format!("removed: {}", stat(&attr)),
+            UpdateReply::Locked => "locked".into(),
+            UpdateReply::LockQueued { .. } => "waits".into(),
             UpdateReply::Session { session, ttl_ms } => format!("session {session} ttl {ttl_ms}"),
         })
     }
@@ -116,6 +118,7 @@ impl Script {
             name,
             kind,
             mode: octal(mode),
+            umask: 0,
             rdev: 9,
             content,
             exclusive,
