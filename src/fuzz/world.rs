@@ -45,6 +45,7 @@ fn make(parent: InodeId, of: &str, kind: FileKind, content: &'static [u8]) -> Up
         parent,
         name: name(of),
         kind,
+        umask: 0,
         mode: 0o755,
         rdev: 0,
         content: Bytes::from_static(content),
