@@ -222,6 +222,7 @@ impl<'v> Txn<'v> {
 
     /// All that the run changed; each change carries what the view held.
     pub fn finish(self) -> ChangeSet {
+        let room = self.inodes.len() + self.records.records.borrow().len() + 1;
         // The tables come in the order of their tags, so the changes come in the order of their keys.
         let superblock = self
             .superblock
@@ -230,13 +231,17 @@ impl<'v> Txn<'v> {
             (Bytes::copy_from_slice(&keys::inode(id)), inode.old, inode.now.map(|now| now.encode()))
         });
         let records = self.records.records.into_inner().into_iter().map(|(key, r)| (key, r.old, r.now));
-        superblock
+        let changed = superblock
             .into_iter()
             .chain(inodes)
             .chain(records)
             .filter(|(_, old, new)| old != new)
-            .map(|(key, old, new)| Change { key, old, new })
-            .collect()
+            .map(|(key, old, new)| Change { key, old, new });
+        // Made in one piece: a set is kept until the view has it, and one that was grown keeps twice its room.
+        let mut changes = Vec::with_capacity(room);
+        changes.extend(changed);
+        changes.shrink_to_fit();
+        changes
     }
 
     /// The superblock; none before the cluster is founded.
