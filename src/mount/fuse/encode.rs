@@ -26,7 +26,8 @@ pub struct Encoded {
 }
 
 impl Encoded {
-    fn head(layout: &(impl IntoBytes + zerocopy::Immutable)) -> Self {
+    /// One structure.
+    pub fn head(layout: &(impl IntoBytes + zerocopy::Immutable)) -> Self {
         Self { head: layout.as_bytes().to_vec(), data: Vec::new() }
     }
 

@@ -6,7 +6,7 @@
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use parking_lot::Mutex;
 use tokio::sync::Notify;
@@ -57,6 +57,7 @@ pub struct Interrupts {
     state: Mutex<State>,
     /// Number of early ones, so that the end of a request need not take the lock.
     early_count: AtomicUsize,
+    all: AtomicBool,
 }
 
 #[derive(Debug, Default)]
@@ -86,6 +87,14 @@ impl Interrupts {
         self.early_count.store(state.early.len(), Ordering::Release);
     }
 
+    /// The mount is gone: everybody who waits may stop.
+    pub fn interrupt_all(&self) {
+        self.all.store(true, Ordering::SeqCst);
+        for (interrupt, _) in self.state.lock().waiting.values() {
+            interrupt.notify_waiters();
+        }
+    }
+
     /// Request `unique` has been answered: forget about it.
     pub fn answered(&self, unique: u64) {
         if self.early_count.load(Ordering::Acquire) == 0 {
@@ -97,13 +106,14 @@ impl Interrupts {
     }
 
     fn is_interrupted(&self, unique: u64) -> bool {
-        self.early_count.load(Ordering::Acquire) != 0 && self.state.lock().early.contains(&unique)
+        self.all.load(Ordering::SeqCst)
+            || self.early_count.load(Ordering::Acquire) != 0 && self.state.lock().early.contains(&unique)
     }
 
     /// None: interrupted already.
     fn wait(&self, unique: u64) -> Option<tokio::sync::futures::OwnedNotified> {
         let mut state = self.state.lock();
-        let interrupted = state.early.contains(&unique);
+        let interrupted = state.early.contains(&unique) || self.all.load(Ordering::SeqCst);
         let (notify, count) = state.waiting.entry(unique).or_default();
         *count += 1;
         // Made under the lock: it hears every `notify_waiters` from here on, polled or not.
@@ -140,6 +150,8 @@ mod tests {
         table.interrupt(4);
         assert!(waits.now_or_never().is_some());
         assert_eq!(table.state.lock().waiting.len(), 0);
+        table.interrupt_all();
+        assert!(never.is_interrupted() && never.interrupted().now_or_never().is_some());
         for unique in [2, 4] {
             table.answered(unique);
         }

@@ -10,16 +10,29 @@
 
 mod abi;
 mod answer;
+mod device;
 mod dir_page;
 mod encode;
 mod filesystem;
+mod init;
 mod interrupt;
+mod mountpoint;
 mod notify;
 mod op;
+mod options;
 mod parse;
+mod serve;
+mod session;
+mod stats;
+mod sys;
+mod uring;
 
 pub use answer::{Answer, Attr, DirPage, Entry, OpenFlags, Opened, Statfs};
 pub use filesystem::{Errno, Filesystem};
 pub use interrupt::Interrupt;
+pub use mountpoint::{FS_TYPE, MountError};
 pub use notify::{Notification, Notifier};
 pub use op::{Caller, Lock, LockCall, LockKind, Op, Request, Seek, SetAttr, XattrMode};
+pub use options::{Negotiated, Options, Transport};
+pub use session::Mount;
+pub use stats::{OpSnapshot, Stats, StatsSnapshot};
