@@ -238,7 +238,6 @@ pub mod cap {
     pub const ASYNC_DIO: u64 = 1 << 15;
     pub const WRITEBACK_CACHE: u64 = 1 << 16;
     pub const PARALLEL_DIROPS: u64 = 1 << 18;
-    pub const POSIX_ACL: u64 = 1 << 20;
     pub const ABORT_ERROR: u64 = 1 << 21;
     pub const MAX_PAGES: u64 = 1 << 22;
     pub const HANDLE_KILLPRIV_V2: u64 = 1 << 28;
@@ -302,7 +301,7 @@ pub mod notify {
 }
 
 /// Commands to a ring.
-#[allow(missing_docs, reason = "named as in the manual of the kernel")]
+#[allow(dead_code, missing_docs, reason = "named as in the manual of the kernel")]
 pub mod ring {
     pub const REGISTER: u32 = 1;
     pub const COMMIT_AND_FETCH: u32 = 2;

@@ -15,9 +15,6 @@ use super::op::{Lock, LockKind};
 use super::parse::Expected;
 use crate::types::{FileKind, Timestamp};
 
-/// The longest answer that is not data: entry and open file of a create are 144 bytes, statx 288.
-pub const HEAD_MAX: usize = 288;
-
 /// Bytes of an answer behind its header: a short head, then data that is not copied.
 #[derive(Debug, Default)]
 pub struct Encoded {
@@ -220,4 +217,65 @@ fn lock_out(lock: Lock) -> abi::FileLock {
         LockKind::Unlock => 2,
     };
     abi::FileLock { start: lock.start, end: lock.end, kind, pid: lock.pid }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn bytes(answer: Answer, expected: Expected) -> Result<Vec<u8>, Errno> {
+        encode(answer, expected).map(|encoded| {
+            let bytes = encoded.pieces().collect::<Vec<_>>().concat();
+            assert_eq!(bytes.len(), encoded.len());
+            bytes
+        })
+    }
+
+    #[test]
+    fn an_attribute_answers_with_its_size_its_value_or_not_at_all() {
+        let value = || Answer::Xattr(Bytes::from_static(b"value"));
+        assert_eq!(bytes(value(), Expected::Xattr { room: 0 }), Ok(vec![5, 0, 0, 0, 0, 0, 0, 0]));
+        assert_eq!(bytes(value(), Expected::Xattr { room: 5 }), Ok(b"value".to_vec()));
+        assert_eq!(bytes(value(), Expected::Xattr { room: 4 }), Err(Errno::RANGE));
+    }
+
+    #[test]
+    fn an_answer_to_another_question_or_one_too_long_is_an_error() {
+        let data =
+            || Answer::Data(vec![Bytes::from_static(b"two"), Bytes::new(), Bytes::from_static(b"pieces")]);
+        assert_eq!(bytes(data(), Expected::Data { len_max: 9 }), Ok(b"twopieces".to_vec()));
+        assert_eq!(bytes(data(), Expected::Data { len_max: 8 }), Err(Errno::IO));
+        assert_eq!(bytes(data(), Expected::Done), Err(Errno::IO));
+        assert_eq!(bytes(Answer::Written(5), Expected::Written { len: 4 }), Err(Errno::IO));
+        assert_eq!(bytes(Answer::Copied(1 << 32), Expected::Copied), Err(Errno::IO));
+        assert_eq!(bytes(Answer::Copied(1 << 32), Expected::Copied64).map(|b| b.len()), Ok(8));
+    }
+
+    #[test]
+    fn device_numbers_and_times_before_1970_survive() {
+        for (major, minor) in [(1, 3), (4095, 0), (8, 0xfffff)] {
+            let device = rustix::fs::makedev(major, minor);
+            assert_eq!(rdev_in(rdev_out(device)), device);
+        }
+        let time = Timestamp::from_parts(-2, 5);
+        let attr = Attr {
+            inode: 1,
+            kind: FileKind::Dir,
+            mode: 0o1777,
+            nlink: 2,
+            uid: 0,
+            gid: 0,
+            rdev: 0,
+            size: 0,
+            blocks: 0,
+            block_size: 4096,
+            atime: time,
+            mtime: time,
+            ctime: time,
+            btime: time,
+        };
+        let out = attr_out(&attr);
+        assert_eq!((out.mtime.cast_signed(), out.mtime_nanos, out.mode), (-2, 5, 0o41777));
+        assert_eq!(statx_out(&attr, Duration::ZERO).stat.btime.secs, -2);
+    }
 }

@@ -133,7 +133,7 @@ mod tests {
         assert_eq!(negotiated.transport, Transport::Uring);
         assert_eq!(negotiated.io_len_max, 1 << 20);
         assert_eq!((answer.write, answer.pages, answer.time_gran), (1 << 20, 256, 1));
-        assert_eq!(negotiated.capabilities & (cap::WRITEBACK_CACHE | cap::POSIX_ACL), 0);
+        assert_eq!(negotiated.capabilities & cap::WRITEBACK_CACHE, 0);
         assert_ne!(negotiated.capabilities & cap::DIRECT_IO_ALLOW_MMAP, 0);
 
         let Init::Agreed(answer, negotiated) = negotiate(&asked(7, 45, u64::MAX), &options, false) else {

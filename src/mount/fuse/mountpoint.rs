@@ -316,7 +316,7 @@ fn find_in(mounts: &[u8], dir: &Path) -> Option<MountEntry> {
         (at == dir.as_os_str().as_bytes())
             .then(|| MountEntry { minor, fs_type: String::from_utf8_lossy(fs_type).into_owned() })
     };
-    mounts.split(|b| *b == b'\n').filter_map(entry).last()
+    mounts.split(|b| *b == b'\n').filter_map(entry).next_back()
 }
 
 /// Space, tab, newline and backslash stand there as `\ooo`.

@@ -52,6 +52,7 @@ pub struct Shared {
     /// Counts.
     pub stats: Arc<Stats>,
     /// The mount has ended when nobody keeps this any more.
+    #[allow(dead_code, reason = "it acts when it is dropped")]
     pub until_end: Until,
 }
 
