@@ -301,7 +301,7 @@ pub mod notify {
 }
 
 /// Commands to a ring.
-#[allow(dead_code, missing_docs, reason = "named as in the manual of the kernel")]
+#[allow(missing_docs, reason = "named as in the manual of the kernel")]
 pub mod ring {
     pub const REGISTER: u32 = 1;
     pub const COMMIT_AND_FETCH: u32 = 2;

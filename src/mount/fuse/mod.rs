@@ -21,6 +21,8 @@ mod notify;
 mod op;
 mod options;
 mod parse;
+mod ring;
+mod ring_memory;
 mod serve;
 mod session;
 mod stats;

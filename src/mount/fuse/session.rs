@@ -94,7 +94,17 @@ impl Mount {
         let handle = Handle::current();
         let dir = dir.to_owned();
         // Dropped while it waits, the mount comes up and is dropped.
-        runtime::blocking("mount", move || start(filesystem, notifier, &dir, &options, &handle)).await
+        runtime::blocking("mount", move || {
+            let start = |transport| start(&filesystem, &notifier, &dir, &options, transport, &handle);
+            match start(options.transport) {
+                Err(MountError::Uring(reason)) if options.transport == Transport::Auto => {
+                    tracing::info!(reason, "mounting over /dev/fuse: io_uring cannot be used");
+                    start(Transport::Dev)
+                }
+                started => started,
+            }
+        })
+        .await
     }
 
     /// Where it is mounted, by its full name.
@@ -167,51 +177,37 @@ async fn wait(phases: &watch::Receiver<Phase>, wanted: Phase) {
 }
 
 fn start<F: Filesystem>(
-    filesystem: Arc<F>,
-    notifier: Notifier,
+    filesystem: &Arc<F>,
+    notifier: &Notifier,
     dir: &Path,
     options: &Options,
+    transport: Transport,
     handle: &Handle,
 ) -> Result<Mount, MountError> {
     // Before the kernel hears of them: once it counts on rings, nothing moves without them.
-    let rings = match options.transport {
+    let rings = match transport {
         Transport::Dev => None,
-        Transport::Uring => Some(Rings::prepare(options).map_err(MountError::Uring)?),
-        Transport::Auto => Rings::prepare(options)
-            .inspect_err(|reason| tracing::info!(reason, "io_uring cannot be used: mounting over /dev/fuse"))
-            .ok(),
+        Transport::Uring | Transport::Auto => Some(Rings::prepare(options).map_err(MountError::Uring)?),
     };
     let (mountpoint, device) = Mountpoint::mount(dir, options)?;
     let negotiated = agree(&device, options, rings.is_some())?;
-    let rings = rings.filter(|_| negotiated.transport == Transport::Uring);
-    if rings.is_none() && options.transport == Transport::Uring {
-        return Err(MountError::Uring("the kernel does not offer it (Linux 6.14 does)".to_owned()));
+    if rings.is_some() && negotiated.transport != Transport::Uring {
+        return Err(MountError::Uring("the kernel does not offer it (Linux 6.14 and newer do)".to_owned()));
     }
     let (phases, watching) = watch::channel(Phase::Mounted);
     let stats = Arc::new(Stats::default());
     let interrupts = Arc::new(Interrupts::default());
     let until_end = Until { phase: Phase::Ended, phases: phases.clone(), then: None };
     let server = Arc::new(Server {
-        filesystem,
+        filesystem: filesystem.clone(),
         shared: Arc::new(Shared { interrupts: interrupts.clone(), stats: stats.clone(), until_end }),
         limits: Limits {
             io_len_max: negotiated.io_len_max,
             setxattr_ext: negotiated.capabilities & abi::cap::SETXATTR_EXT != 0,
         },
     });
-    let mut negotiated = negotiated;
-    let rings = match rings {
-        None => None,
-        Some(rings) => match rings.start(&device, &server, negotiated.io_len_max, handle) {
-            Ok(rings) => Some(rings),
-            Err(reason) if options.transport == Transport::Auto => {
-                tracing::warn!(reason, "io_uring failed: going on over /dev/fuse");
-                negotiated.transport = Transport::Dev;
-                None
-            }
-            Err(reason) => return Err(MountError::Uring(reason)),
-        },
-    };
+    let rings = rings.map(|rings| rings.start(&device, &server, handle)).transpose();
+    let rings = rings.map_err(MountError::Uring)?;
     stats.agreed(negotiated);
     let closing = notifier.clone();
     let when_gone = move || {
@@ -246,7 +242,7 @@ fn start<F: Filesystem>(
         }
     })?;
     mountpoint.set_read_ahead(options.read_ahead_kb);
-    Ok(Mount { mountpoint, notifier, stats, negotiated, phases: watching })
+    Ok(Mount { mountpoint, notifier: notifier.clone(), stats, negotiated, phases: watching })
 }
 
 pub(super) fn spawn(name: String, body: impl FnOnce() + Send + 'static) -> Result<(), MountError> {
