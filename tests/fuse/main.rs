@@ -54,11 +54,15 @@ fn can_mount() -> bool {
 }
 
 fn mounted(transport: Transport, memory: impl FnOnce(&Notifier) -> Memory) -> Result<Fixture, MountError> {
+    mounted_with(Options { transport, ..Options::default() }, memory)
+}
+
+fn mounted_with(options: Options, memory: impl FnOnce(&Notifier) -> Memory) -> Result<Fixture, MountError> {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
     let dir = tempfile::tempdir().unwrap();
     let notifier = Notifier::default();
     let memory = Arc::new(memory(&notifier));
-    let options = Options { transport, source: "memory".to_owned(), ..Options::default() };
+    let options = Options { source: "memory".to_owned(), ..options };
     let mount = runtime.block_on(Mount::start(memory.clone(), notifier, dir.path(), options))?;
     Ok(Fixture { runtime, memory, mount: Some(mount), dir })
 }
@@ -327,6 +331,54 @@ fn many_waiters_keep_nobody_else_from_being_served() {
             flock(&holder, FlockOperation::Unlock).unwrap();
         });
         fixture.until_waiting(0);
+    });
+}
+
+#[test]
+fn more_lock_waits_than_a_ring_holds_are_refused_and_the_unlock_comes_through() {
+    if !can_mount() {
+        return;
+    }
+    // The smallest ring, of which waits may take half.
+    let depth = Options::RING_RESERVE + 32;
+    let options = Options { transport: Transport::Uring, ring_depth_max: depth, ..Options::default() };
+    let fixture = match mounted_with(options, plain) {
+        Ok(fixture) => fixture,
+        Err(MountError::Uring(why)) => return eprintln!("skipped: {why}"),
+        Err(e) => panic!("{e}"),
+    };
+    let path = fixture.path("file");
+    fs::write(&path, "").unwrap();
+    let open = || File::options().read(true).write(true).open(&path).unwrap();
+    let holder = open();
+    flock(&holder, FlockOperation::LockExclusive).unwrap();
+    let processors = std::thread::available_parallelism().unwrap().get();
+    let callers = processors * usize::from(depth) + 50;
+    std::thread::scope(|scope| {
+        let waiters: Vec<_> =
+            (0..callers).map(|_| scope.spawn(|| flock(open(), FlockOperation::LockExclusive))).collect();
+        let stats = fixture.mount.as_ref().unwrap().stats();
+        until(|| {
+            stats.snapshot().in_flight as usize + stats.snapshot().lock_waits_refused as usize >= callers
+        });
+        fs::write(fixture.path("other"), "x").unwrap();
+        flock(&holder, FlockOperation::Unlock).unwrap();
+        let results: Vec<_> = waiters.into_iter().map(|waiter| waiter.join().unwrap()).collect();
+        let refused = results.iter().filter(|result| **result == Err(rustix::io::Errno::NOLCK)).count();
+        assert!(refused > 0 && results.iter().any(Result::is_ok), "{refused} of {callers} refused");
+        assert_eq!(results.iter().filter(|result| result.is_ok()).count(), callers - refused);
+    });
+}
+
+#[test]
+fn a_handler_that_panics_or_answers_something_else_fails_its_own_call_only() {
+    on_each(plain, |fixture| {
+        let path = fixture.path("panic");
+        let error = fs::write(&path, "").unwrap_err();
+        assert_eq!(error.raw_os_error(), Some(rustix::io::Errno::IO.raw_os_error()));
+        let error = fs::write(fixture.path("nonsense"), "").unwrap_err();
+        assert_eq!(error.raw_os_error(), Some(rustix::io::Errno::IO.raw_os_error()));
+        fs::write(fixture.path("file"), "it goes on").unwrap();
     });
 }
 

@@ -1,6 +1,7 @@
 //! A filesystem in memory, for tests and measurements of the transport: everything behind one lock, no permissions.
 //!
-//! A name that begins with `wait` opens as a file whose reads last until their caller gets a signal.
+//! A name that begins with `wait` opens as a file whose reads last until their caller gets a signal; looking up
+//! `panic` panics, and `nonsense` gets an answer that makes none.
 
 #![allow(dead_code, reason = "the benchmark uses less of it than the tests")]
 
@@ -300,6 +301,8 @@ impl Memory {
         let mut state = self.state.lock();
         let parent = request.inode;
         match &request.op {
+            Op::Lookup { name } if name == "panic" => panic!("a test wants it"),
+            Op::Lookup { name } if name == "nonsense" => Ok(Answer::Done),
             Op::Lookup { name } => {
                 let id = state.child(parent, name)?;
                 Ok(Answer::Entry(self.entry(&mut state, id)?))

@@ -85,6 +85,9 @@ impl<F: Filesystem> Server<F> {
         let filesystem = self.filesystem.clone();
         let interrupt = self.shared.interrupts.of(header.unique);
         let mut handler = Box::pin(async move {
+            // Dropped in reverse: the mount has not ended while a handler holds its filesystem.
+            let mut reply = reply;
+            let filesystem = filesystem;
             let answer = filesystem.call(request, interrupt).await;
             let expected = reply.expected;
             reply.send(answer.and_then(|answer| encode(answer, expected)));
@@ -148,11 +151,8 @@ struct Reply<S: Sink> {
 }
 
 impl<S: Sink> Reply<S> {
-    fn send(mut self, answer: Result<Encoded, Errno>) {
-        self.send_once(answer);
-    }
-
-    fn send_once(&mut self, answer: Result<Encoded, Errno>) {
+    /// The first time; after that it does nothing.
+    fn send(&mut self, answer: Result<Encoded, Errno>) {
         if let Some(sink) = self.sink.take() {
             // Counted first: who sees the answer also sees the count.
             self.shared.stats.ended(self.opcode, self.began.elapsed(), answer.is_err());
@@ -164,6 +164,6 @@ impl<S: Sink> Reply<S> {
 
 impl<S: Sink> Drop for Reply<S> {
     fn drop(&mut self) {
-        self.send_once(Err(Errno::IO));
+        self.send(Err(Errno::IO));
     }
 }
