@@ -56,6 +56,7 @@ fn make(parent: InodeId, name: String, kind: FileKind) -> Update {
         name,
         kind,
         mode: 0o777,
+        umask: 0,
         rdev: 0,
         content: Bytes::new(),
         exclusive: true,

@@ -116,6 +116,7 @@ impl Script {
             name,
             kind,
             mode: octal(mode),
+            umask: 0,
             rdev: 9,
             content,
             exclusive,

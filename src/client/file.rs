@@ -20,8 +20,8 @@ use tokio::sync::Mutex;
 
 use crate::runtime::{self, Task};
 use crate::types::{
-    Access, Attr, BlockRef, Extent, ExtentSource, FileKind, FsError, INLINE_LEN_MAX, InodeId, Publish,
-    SetAttr, SetAttrs, Update, UpdateReply,
+    Attr, BlockRef, Extent, ExtentSource, FallocateMode, FsError, INLINE_LEN_MAX, InodeId, Publish,
+    RangeChange, SetAttr, SetAttrs, Update, UpdateReply,
 };
 
 use super::budget::{self, Permit};
@@ -29,6 +29,7 @@ use super::core::Core;
 use super::dirty::Dirty;
 use super::error::At;
 use super::extents::{Piece, Source};
+use super::inode::SeekFor;
 use super::session::{Handle, Session};
 use super::{Client, ClientError};
 
@@ -50,7 +51,9 @@ pub struct OpenOptions {
     pub create_new: bool,
     /// Cut it to nothing.
     pub truncate: bool,
-    /// Permission bits of a new file.
+    /// For running it (`execve(2)` opens so): asks for execute permission instead of read permission.
+    pub execute: bool,
+    /// Permission bits of a new file, of which the client's umask takes some.
     pub mode: u32,
 }
 
@@ -58,7 +61,15 @@ impl OpenOptions {
     /// For reading an existing file.
     #[must_use]
     pub const fn reading() -> Self {
-        Self { read: true, write: false, create: false, create_new: false, truncate: false, mode: 0o644 }
+        Self {
+            read: true,
+            write: false,
+            create: false,
+            create_new: false,
+            truncate: false,
+            execute: false,
+            mode: 0o644,
+        }
     }
 
     /// For reading and writing, made if missing.
@@ -138,14 +149,10 @@ impl Client {
     /// As `open(2)`.
     pub async fn open(&self, path: impl AsRef<Path>, options: OpenOptions) -> Result<File, ClientError> {
         let path = path.as_ref();
-        if !options.create && !options.create_new {
-            let attr = self.stat(path).await?;
-            return self.open_inode(attr.inode, options).await.at(path);
-        }
         if !options.create_new {
             match self.stat(path).await {
                 Ok(attr) => return self.open_inode(attr.inode, options).await.at(path),
-                Err(e) if e.is_not_found() => {}
+                Err(e) if e.is_not_found() && options.create => {}
                 Err(e) => return Err(e),
             }
         }
@@ -153,49 +160,14 @@ impl Client {
         if spot.must_be_dir {
             return Err(ClientError::from(FsError::IsDir).at(path));
         }
-        let (attr, created) =
-            self.create_at(spot.parent, spot.name, options.mode, options.create_new).await.at(path)?;
-        if created {
-            self.handle(&attr, options).await
-        } else {
-            self.open_inode(attr.inode, options).await.at(path)
-        }
+        Ok(self.create_open_at(spot.parent, spot.name, options).await.at(path)?.file)
     }
 
-    /// Opens a regular file by inode, with the permissions that `options` need.
-    ///
-    /// # Errors
-    /// As `open(2)`; `create` and `create_new` mean nothing here.
-    pub async fn open_inode(&self, inode: InodeId, options: OpenOptions) -> Result<File, ClientError> {
-        let access = match (options.read, options.write) {
-            (true, true) => Access::READ.and(Access::WRITE),
-            (false, true) => Access::WRITE,
-            _ => Access::READ,
-        };
-        let mut attr = self.access(inode, access).await?;
-        match attr.kind {
-            FileKind::File => {}
-            FileKind::Dir => return Err(FsError::IsDir.into()),
-            FileKind::Symlink => return Err(FsError::Loop.into()),
-            _ => return Err(FsError::Invalid.into()),
-        }
-        if options.truncate && options.write && attr.size > 0 {
-            let set = SetAttr { size: Some(0), ..SetAttr::default() };
-            attr = self.setattr_at(inode, set, true).await?;
-        }
-        self.handle(&attr, options).await
-    }
-
-    async fn handle(&self, attr: &Attr, options: OpenOptions) -> Result<File, ClientError> {
-        let session = self.core.session(self.core.deadline()).await?;
+    /// An open file over a handle; permissions have been asked for.
+    pub(super) fn file(&self, handle: Handle, options: OpenOptions) -> File {
         let block_len = usize::try_from(self.map().layout.block_len).unwrap_or(1 << 20).max(INLINE_LEN_MAX);
-        Ok(File(Arc::new(Inner {
-            client: self.clone(),
-            handle: session.hold(attr.inode),
-            options,
-            block_len,
-            state: Mutex::new(State::default()),
-        })))
+        let state = Mutex::new(State::default());
+        File(Arc::new(Inner { client: self.clone(), handle, options, block_len, state }))
     }
 }
 
@@ -495,12 +467,47 @@ impl File {
     /// # Errors
     /// As [`File::flush`] and `ftruncate(2)`.
     pub async fn truncate(&self, size: u64) -> Result<Attr, ClientError> {
+        self.set_attr(SetAttr { size: Some(size), ..SetAttr::default() }).await
+    }
+
+    /// Flushes, then changes attributes, with the right of this handle to change the size.
+    ///
+    /// # Errors
+    /// As [`File::flush`] and [`Client::setattr_at`].
+    pub async fn set_attr(&self, set: SetAttr) -> Result<Attr, ClientError> {
+        if set.size.is_some() {
+            self.writable()?;
+        }
+        let mut state = self.0.state.lock().await;
+        self.flush_locked(&mut state).await?;
+        let set_attrs = SetAttrs { inode: self.inode(), set, by_handle: self.0.options.write };
+        self.update(&mut state, Update::SetAttrs(set_attrs), 0).await
+    }
+
+    /// Flushes, then changes a range (`fallocate(2)`).
+    ///
+    /// # Errors
+    /// As [`File::flush`] and [`Client::change_range`].
+    pub async fn change_range(
+        &self,
+        offset: u64,
+        len: u64,
+        mode: FallocateMode,
+    ) -> Result<Attr, ClientError> {
         self.writable()?;
         let mut state = self.0.state.lock().await;
         self.flush_locked(&mut state).await?;
-        let set = SetAttr { size: Some(size), ..SetAttr::default() };
-        let set_attrs = SetAttrs { inode: self.inode(), set, by_handle: true };
-        self.update(&mut state, Update::SetAttrs(set_attrs), 0).await
+        let range = RangeChange { inode: self.inode(), offset, len, mode };
+        self.update(&mut state, Update::Range(range), 0).await
+    }
+
+    /// Flushes, then finds the next data or hole (`lseek(2)`).
+    ///
+    /// # Errors
+    /// As [`File::flush`] and [`Client::seek_at`].
+    pub async fn seek(&self, offset: u64, what: SeekFor) -> Result<u64, ClientError> {
+        self.flush().await?;
+        self.0.client.seek_at(self.inode(), offset, what).await
     }
 
     /// Flushes and gives the handle back. Other clones of it stay usable.

@@ -20,7 +20,7 @@
 //! Not here: what the namespace permits (`namespace`), what servers do (`meta`, `data`), the kernel (`mount`).
 //!
 //! Reading order: `options`, `error`; `servers`, `exchange`, `session`, `core`, `workers` (requests); `namespace`, `path`, `dir`
-//! (names); `budget`, `data_servers`, `upload`, `download`, `extents`, `file`, `transfer` (data).
+//! (names); `budget`, `data_servers`, `upload`, `download`, `extents`, `file`, `inode` (open files by inode), `transfer` (data).
 
 mod budget;
 mod core;
@@ -32,6 +32,7 @@ mod error;
 mod exchange;
 mod extents;
 mod file;
+mod inode;
 mod namespace;
 mod options;
 mod path;
@@ -65,6 +66,7 @@ pub use self::dir::{DirStream, RemovedTree};
 pub use self::error::ClientError;
 pub use self::extents::{Located, Place, Replica};
 pub use self::file::{File, OpenOptions};
+pub use self::inode::{Held, Opened, SeekFor};
 pub use self::namespace::ExtentPage;
 pub use self::options::{ClientOptions, Spread};
 pub use self::path::{Resolved, SYMLINKS_MAX, Spot};
@@ -78,6 +80,7 @@ const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 pub struct Client {
     core: Arc<Core>,
     cred: Arc<Cred>,
+    umask: u32,
     _owner: Arc<Owner>,
 }
 
@@ -114,13 +117,19 @@ impl Client {
         core.refresh_map(deadline).await?;
         core.session(deadline).await?;
         workers::start(&core, settling);
-        Ok(Self { _owner: Arc::new(Owner(core.clone())), core, cred })
+        Ok(Self { _owner: Arc::new(Owner(core.clone())), core, cred, umask: 0 })
     }
 
     /// The same client with other rights.
     #[must_use]
     pub fn with_cred(&self, cred: Cred) -> Self {
         Self { cred: Arc::new(cred), ..self.clone() }
+    }
+
+    /// The same client with a umask: what it makes lacks these bits, unless a default access control list says what it gets.
+    #[must_use]
+    pub fn with_umask(&self, umask: u32) -> Self {
+        Self { umask, ..self.clone() }
     }
 
     /// With whose rights calls are made.

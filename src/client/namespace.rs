@@ -123,6 +123,7 @@ impl Client {
             name,
             kind: FileKind::Dir,
             mode,
+            umask: self.umask,
             rdev: 0,
             content: Bytes::new(),
             exclusive: true,
@@ -142,7 +143,17 @@ impl Client {
         exclusive: bool,
     ) -> Result<(Attr, bool), ClientError> {
         let content = Bytes::new();
-        self.make(MakeNode { parent, name, kind: FileKind::File, mode, rdev: 0, content, exclusive }).await
+        self.make(MakeNode {
+            parent,
+            name,
+            kind: FileKind::File,
+            mode,
+            umask: self.umask,
+            rdev: 0,
+            content,
+            exclusive,
+        })
+        .await
     }
 
     /// Makes a special file (`kind` a pipe, socket or device).
@@ -158,7 +169,10 @@ impl Client {
         rdev: u64,
     ) -> Result<Attr, ClientError> {
         let content = Bytes::new();
-        Ok(self.make(MakeNode { parent, name, kind, mode, rdev, content, exclusive: true }).await?.0)
+        Ok(self
+            .make(MakeNode { parent, name, kind, mode, umask: self.umask, rdev, content, exclusive: true })
+            .await?
+            .0)
     }
 
     /// Makes a symlink to `target`, any bytes.
@@ -176,6 +190,7 @@ impl Client {
             name,
             kind: FileKind::Symlink,
             mode: 0o777,
+            umask: 0,
             rdev: 0,
             content: target.into(),
             exclusive: true,

@@ -6,7 +6,7 @@
 //! late resend still needs, and apply it twice.
 //! Not here: sending (`exchange`), keep-alives (`workers`).
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
@@ -64,6 +64,18 @@ impl Window {
     }
 }
 
+/// What the session holds, and what it is about to.
+#[derive(Debug, Default)]
+struct Handles {
+    /// Handles by inode.
+    held: HashMap<InodeId, u32>,
+    /// Creates on their way: the inode that one answers is held from then on, and nobody knows yet which it is.
+    making: BTreeSet<u64>,
+    next_making: u64,
+    /// Inodes asked about while creates were on their way, with the first create that began after the question.
+    asked: HashMap<InodeId, u64>,
+}
+
 /// One session.
 #[derive(Debug)]
 pub(super) struct Session {
@@ -73,7 +85,7 @@ pub(super) struct Session {
     slots: Semaphore,
     moved: Notify,
     next_block: AtomicU64,
-    handles: Mutex<HashMap<InodeId, u32>>,
+    handles: Mutex<Handles>,
     gone: AtomicBool,
 }
 
@@ -87,7 +99,7 @@ impl Session {
             slots: Semaphore::new(IN_FLIGHT_MAX),
             moved: Notify::new(),
             next_block: AtomicU64::new(1),
-            handles: Mutex::new(HashMap::new()),
+            handles: Mutex::default(),
             gone: AtomicBool::new(false),
         }
     }
@@ -120,13 +132,49 @@ impl Session {
 
     /// A handle on `inode`, until it is dropped.
     pub(super) fn hold(self: &Arc<Self>, inode: InodeId) -> Handle {
-        *self.handles.lock().entry(inode).or_insert(0) += 1;
-        Handle { session: self.clone(), inode }
+        let mut handles = self.handles.lock();
+        let count = handles.held.entry(inode).or_insert(0);
+        *count += 1;
+        let first = *count == 1;
+        drop(handles);
+        Handle { session: self.clone(), inode, first }
     }
 
-    /// Whether any handle is held on it.
+    /// Says that a create is on its way, until the guard is dropped: by then what it made is held.
+    pub(super) fn making(self: &Arc<Self>) -> Making {
+        let mut handles = self.handles.lock();
+        let number = handles.next_making;
+        handles.next_making += 1;
+        handles.making.insert(number);
+        drop(handles);
+        Making { session: self.clone(), number }
+    }
+
+    /// Whether a handle is held on it.
+    #[cfg(test)]
     pub(super) fn holds(&self, inode: InodeId) -> bool {
-        self.handles.lock().contains_key(&inode)
+        self.handles.lock().held.contains_key(&inode)
+    }
+
+    /// The answer to the cluster's question whether this session holds an orphan. A "no" is for good, so what a create
+    /// on its way may have made counts as held: until all creates have ended that had begun before the first question.
+    pub(super) fn may_hold(&self, inode: InodeId) -> bool {
+        let mut handles = self.handles.lock();
+        if handles.held.contains_key(&inode) {
+            handles.asked.remove(&inode);
+            return true;
+        }
+        let Some(oldest) = handles.making.first().copied() else {
+            handles.asked.remove(&inode);
+            return false;
+        };
+        let next = handles.next_making;
+        let first_after = *handles.asked.entry(inode).or_insert(next);
+        if oldest >= first_after {
+            handles.asked.remove(&inode);
+            return false;
+        }
+        true
     }
 
     /// Takes the next request id once there is room; with it, the lowest unanswered one.
@@ -173,6 +221,7 @@ impl Session {
 pub(super) struct Handle {
     session: Arc<Session>,
     inode: InodeId,
+    first: bool,
 }
 
 impl Handle {
@@ -185,17 +234,35 @@ impl Handle {
     pub(super) const fn inode(&self) -> InodeId {
         self.inode
     }
+
+    /// True if the session did not hold the inode before: should it be an orphan already, the session may have said so.
+    pub(super) const fn is_first(&self) -> bool {
+        self.first
+    }
 }
 
 impl Drop for Handle {
     fn drop(&mut self) {
         let mut handles = self.session.handles.lock();
-        if let Some(count) = handles.get_mut(&self.inode) {
+        if let Some(count) = handles.held.get_mut(&self.inode) {
             *count -= 1;
             if *count == 0 {
-                handles.remove(&self.inode);
+                handles.held.remove(&self.inode);
             }
         }
+    }
+}
+
+/// A create on its way.
+#[derive(Debug)]
+pub(super) struct Making {
+    session: Arc<Session>,
+    number: u64,
+}
+
+impl Drop for Making {
+    fn drop(&mut self) {
+        self.session.handles.lock().making.remove(&self.number);
     }
 }
 
@@ -383,7 +450,26 @@ mod tests {
         let second = session.hold(InodeId(3));
         drop(first);
         assert!(session.holds(InodeId(3)));
+        assert!(!second.is_first());
         drop(second);
         assert!(!session.holds(InodeId(3)));
+    }
+
+    /// A file that was created here and unlinked elsewhere before the answer came must not be given up; and a session that
+    /// always has creates on its way must not keep every orphan.
+    #[test]
+    fn what_a_create_may_have_made_counts_as_held_until_it_ends() {
+        let session = Arc::new(Session::new(SessionId(7), Duration::from_secs(15)));
+        assert!(!session.may_hold(InodeId(3)));
+        let first = session.making();
+        assert!(session.may_hold(InodeId(3)));
+        let second = session.making();
+        assert!(session.may_hold(InodeId(3)), "the first may be the one");
+        let handle = session.hold(InodeId(4));
+        drop(first);
+        assert!(!session.may_hold(InodeId(3)), "the second began after the question");
+        assert!(session.may_hold(InodeId(4)));
+        drop((second, handle));
+        assert!(!session.may_hold(InodeId(4)));
     }
 }

@@ -187,6 +187,7 @@ impl Client {
                     name: spot.name.clone(),
                     kind: FileKind::File,
                     mode: options.mode,
+                    umask: self.umask,
                     rdev: 0,
                     content,
                     exclusive: options.exclusive,

@@ -78,7 +78,7 @@ async fn keep_once(core: &Core, session: &Session) {
                 if ask.is_empty() {
                     return;
                 }
-                handles = ask.into_iter().map(|inode| (inode, session.holds(inode))).collect();
+                handles = ask.into_iter().map(|inode| (inode, session.may_hold(inode))).collect();
             }
             Ok(MetaReply::SessionGone) => {
                 tracing::warn!(session = session.id().0, "session has expired: open files are lost");

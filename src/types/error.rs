@@ -104,6 +104,8 @@ fs_errors! {
     NoGroup = 1027, 28, "not enough data servers are up to keep this data (ENOSPC): see `pohmelfs status`";
     /// A node name or id that belongs to another node.
     NodeConflict = 1028, 17, "this node id or name belongs to another data server (EEXIST)";
+    /// ENXIO: a seek for data or a hole finds none.
+    NoSuchRange = 1029, 6, "no data and no hole at or behind this offset (ENXIO)";
 }
 
 impl FsError {

@@ -17,8 +17,10 @@ pub struct MakeNode {
     pub name: Name,
     /// What to make.
     pub kind: FileKind,
-    /// Permission bits, umask already applied.
+    /// Permission bits as the caller asks for them.
     pub mode: u32,
+    /// Bits the caller's umask takes from `mode`.
+    pub umask: u32,
     /// Device number, for devices.
     pub rdev: u64,
     /// Symlink: its target. File: its first bytes, at most [`super::INLINE_LEN_MAX`]. Else empty.

@@ -344,6 +344,7 @@ async fn create(client: Client, shared: Arc<Shared>, writer: usize, parent: Inod
             name: Name::new(&name).unwrap(),
             kind: FileKind::File,
             mode: 0o644,
+            umask: 0,
             rdev: 0,
             content: Bytes::from(content),
             exclusive: true,

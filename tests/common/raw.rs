@@ -215,6 +215,7 @@ pub fn make(name: &str) -> Update {
         name: Name::new(name).unwrap(),
         kind: FileKind::File,
         mode: 0o644,
+        umask: 0,
         rdev: 0,
         content: Bytes::new(),
         exclusive: true,

@@ -92,6 +92,7 @@ impl Bench {
             name: name(text),
             kind: FileKind::File,
             mode: 0o644,
+            umask: 0,
             rdev: 0,
             content: Bytes::new(),
             exclusive: true,

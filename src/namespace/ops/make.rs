@@ -36,7 +36,8 @@ pub(crate) fn make(txn: &mut Txn<'_>, caller: &Caller<'_>, make: &MakeNode) -> S
         return Err(FsError::TooManyLinks.into());
     }
 
-    let mode = if make.kind == FileKind::Symlink { 0o777 } else { make.mode & MODE_BITS };
+    let mode =
+        if make.kind == FileKind::Symlink { 0o777 } else { make.mode & MODE_BITS & !(make.umask & 0o777) };
     let (gid, mode) = access::group_and_mode_of_new(&parent, cred, mode, is_dir);
     let len = make.content.len() as u64;
     let used = if make.kind == FileKind::File { len } else { 0 };
