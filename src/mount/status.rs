@@ -156,6 +156,11 @@ impl Drop for StatusSocket {
     }
 }
 
+/// True if somebody listens at a socket.
+pub async fn answers(socket: &Path) -> bool {
+    UnixStream::connect(socket).await.is_ok()
+}
+
 /// Asks a mount.
 ///
 /// # Errors

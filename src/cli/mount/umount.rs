@@ -69,7 +69,7 @@ pub(crate) async fn run(args: &UmountArgs) -> Result<ExitCode, Failure> {
     // What was written and closed is durable. Its program may still flush what was written through a mapping.
     let deadline = runtime::now() + END_TIMEOUT;
     while socket.exists() && runtime::now() < deadline {
-        if tokio::net::UnixStream::connect(&socket).await.is_err() {
+        if !status::answers(&socket).await {
             break;
         }
         runtime::sleep(Duration::from_millis(20)).await;
