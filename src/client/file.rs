@@ -27,11 +27,11 @@ use crate::types::{
 
 use super::budget::{self, Permit};
 use super::core::Core;
-use super::dirty::Dirty;
 use super::error::At;
 use super::extents::{Piece, Source};
 use super::inode::SeekFor;
 use super::overlay::Overlay;
+use super::pending::{Outstanding, Pending, PendingState, State};
 use super::session::{Handle, Session};
 use super::{Client, ClientError};
 
@@ -83,43 +83,6 @@ impl OpenOptions {
     pub const fn writing() -> Self {
         Self { write: true, create: true, ..Self::reading() }
     }
-}
-
-/// Bytes on their way, or durable and not published yet.
-#[derive(Debug)]
-struct Pending {
-    parts: Vec<(u64, u32, u32)>,
-    state: PendingState,
-}
-
-#[derive(Debug)]
-enum PendingState {
-    /// Small: travels inside the publish.
-    Inline(Bytes),
-    Uploading(Bytes, Task<Result<BlockRef, ClientError>>),
-    Failed(Bytes),
-    Durable(BlockRef),
-}
-
-/// An update of this file that is on its way. The next one waits for its answer: sent later and applied earlier, it would be
-/// overwritten by the older one.
-#[derive(Debug)]
-struct Outstanding {
-    /// How many of the oldest pending parts it publishes.
-    pending_count: usize,
-    task: Task<Result<Attr, ClientError>>,
-}
-
-#[derive(Debug, Default)]
-struct State {
-    dirty: Dirty,
-    /// Dirty bytes that are counted in the total of the client.
-    counted: usize,
-    /// With whose rights the next publish is made: those of the last writer without a superuser's, if there was one.
-    writer: Option<Cred>,
-    /// Oldest first.
-    pending: VecDeque<Pending>,
-    outstanding: Option<Outstanding>,
 }
 
 struct Inner {
@@ -635,11 +598,25 @@ impl File {
     /// As [`File::flush`], and those of the change.
     pub async fn change_as(&self, cred: &Cred, update: Update) -> Result<Attr, ClientError> {
         let mut state = self.0.state.lock().await;
-        self.flush_locked(&mut state).await?;
+        let cut_to = match &update {
+            Update::SetAttrs(SetAttrs { set: SetAttr { size, .. }, by_handle: true, .. }) => *size,
+            _ => None,
+        };
+        let flushed = self.flush_locked(&mut state).await;
+        // A truncate is what makes room when there is none: what it cuts off need not be stored first.
+        let kept_from = cut_to.filter(|_| matches!(&flushed, Err(e) if e.fs() == Some(FsError::NoSpace)));
+        if kept_from.is_none() {
+            flushed?;
+        }
         self.alive(&mut state).await?;
-        state.writer = Some(cred.clone());
+        let writer = state.writer.replace(cred.clone());
         let changed = self.update(&mut state, update, 0).await;
-        state.writer = None;
+        state.writer = if kept_from.is_some() { writer } else { None };
+        if let (Some(size), Ok(_)) = (kept_from, &changed) {
+            state.cut(size);
+            self.count(&mut state);
+            self.0.overlay.lock().cut(state.end());
+        }
         changed
     }
 
@@ -675,118 +652,5 @@ impl File {
     /// As [`File::flush`]; what could not be flushed is lost with the last clone.
     pub async fn close(self) -> Result<(), ClientError> {
         self.flush().await
-    }
-}
-
-impl State {
-    /// Notes a writer.
-    fn wrote_as(&mut self, cred: &Cred) {
-        let unprivileged = self.writer.as_ref().is_some_and(|w| !w.is_root());
-        if self.writer.as_ref() != Some(cred) && (!unprivileged || !cred.is_root()) {
-            self.writer = Some(cred.clone());
-        }
-    }
-
-    /// The session is gone, and its unpublished blocks with it. What is still here is to be uploaded again; answers how
-    /// many bytes are not.
-    fn leave_session(&mut self) -> u64 {
-        let mut lost = 0;
-        self.outstanding = None;
-        self.pending.retain_mut(|pending| {
-            if let PendingState::Uploading(bytes, _) = &mut pending.state {
-                pending.state = PendingState::Failed(std::mem::take(bytes));
-            }
-            let kept = !matches!(pending.state, PendingState::Durable(_));
-            if !kept {
-                lost += pending.parts.iter().map(|&(_, _, len)| u64::from(len)).sum::<u64>();
-            }
-            kept
-        });
-        lost
-    }
-
-    /// The end of all that was written and not published; and its parts within `from..to`, oldest first.
-    fn layers(&self, from: u64, to: u64) -> (u64, Vec<Piece>) {
-        let mut pieces = Vec::new();
-        for pending in &self.pending {
-            for &(offset, block_offset, len) in &pending.parts {
-                let (first, last) = (offset.max(from), (offset + u64::from(len)).min(to));
-                if first >= last {
-                    continue;
-                }
-                let skip = u32::try_from(first - offset).unwrap_or(u32::MAX);
-                let part_len = u32::try_from(last - first).unwrap_or(u32::MAX);
-                let at = block_offset + skip;
-                let source = match &pending.state {
-                    PendingState::Inline(bytes)
-                    | PendingState::Uploading(bytes, _)
-                    | PendingState::Failed(bytes) => {
-                        Source::Here(bytes.slice(at as usize..(at + part_len) as usize))
-                    }
-                    PendingState::Durable(block) => Source::Block(*block, at),
-                };
-                pieces.push(Piece { offset: first, len: last - first, source });
-            }
-        }
-        for (first, bytes) in self.dirty.pieces(from, to) {
-            pieces.push(Piece { offset: first, len: bytes.len() as u64, source: Source::Here(bytes) });
-        }
-        (self.end(), pieces)
-    }
-
-    /// Extents for one publish, and how many of the oldest pending parts they are.
-    fn next_publish(&self) -> (Vec<Extent>, usize) {
-        let mut extents = Vec::new();
-        let mut count = 0;
-        for pending in &self.pending {
-            let more = pending.extents();
-            if count > 0 && extents.len() + more.len() > PUBLISH_EXTENTS_MAX {
-                break;
-            }
-            extents.extend(more);
-            count += 1;
-        }
-        (extents, count)
-    }
-
-    fn end(&self) -> u64 {
-        let ends =
-            self.pending.iter().flat_map(|p| &p.parts).map(|&(offset, _, len)| offset + u64::from(len));
-        ends.max().unwrap_or(0).max(self.dirty.end())
-    }
-}
-
-impl Pending {
-    /// Waits until it is durable or has failed.
-    async fn finish(&mut self) -> Result<(), ClientError> {
-        let PendingState::Uploading(bytes, task) = &mut self.state else { return Ok(()) };
-        // None: its runtime is being taken down.
-        let result = task.await.unwrap_or(Err(ClientError::Closed));
-        let bytes = std::mem::take(bytes);
-        match result {
-            Ok(block) => {
-                self.state = PendingState::Durable(block);
-                Ok(())
-            }
-            Err(e) => {
-                self.state = PendingState::Failed(bytes);
-                Err(e)
-            }
-        }
-    }
-
-    fn extents(&self) -> Vec<Extent> {
-        let source = |from: u32, len: u32| match &self.state {
-            PendingState::Durable(block) => Some(ExtentSource::Block { block: *block, block_offset: from }),
-            PendingState::Inline(bytes) => {
-                Some(ExtentSource::Inline(bytes.slice(from as usize..(from + len) as usize)))
-            }
-            // Not durable, so not to be published: `finish_uploads` comes first.
-            PendingState::Uploading(..) | PendingState::Failed(_) => None,
-        };
-        let extent = |&(offset, from, len): &(u64, u32, u32)| {
-            Some(Extent { offset, len: u64::from(len), source: source(from, len)? })
-        };
-        self.parts.iter().filter_map(extent).collect()
     }
 }

@@ -20,7 +20,7 @@
 //! Not here: what the namespace permits (`namespace`), what servers do (`meta`, `data`), the kernel (`mount`).
 //!
 //! Reading order: `options`, `error`; `servers`, `exchange`, `session`, `core`, `workers` (requests); `namespace`, `path`, `dir`
-//! (names); `budget`, `data_servers`, `upload`, `download`, `extents`, `overlay`, `file`, `inode` (open files by inode), `sectors`,
+//! (names); `budget`, `data_servers`, `upload`, `download`, `extents`, `overlay`, `pending`, `file`, `inode` (open files by inode), `sectors`,
 //! `reader`, `transfer` (data).
 
 mod budget;
@@ -38,6 +38,7 @@ mod namespace;
 mod options;
 mod overlay;
 mod path;
+mod pending;
 mod reader;
 mod sectors;
 mod servers;

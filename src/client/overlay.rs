@@ -36,6 +36,14 @@ impl Overlay {
         self.since.is_some_and(|since| since.elapsed() >= age)
     }
 
+    /// What is left of them ends here; 0: nothing is.
+    pub(super) fn cut(&mut self, end: u64) {
+        if end == 0 {
+            *self = Self::default();
+        }
+        self.end = end;
+    }
+
     /// True without any.
     #[must_use]
     pub const fn is_empty(&self) -> bool {

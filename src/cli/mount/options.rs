@@ -60,15 +60,16 @@ pub(super) fn parse(list: &str) -> Result<Given, String> {
         let (name, value) = option.split_once('=').map_or((option, None), |(n, v)| (n, Some(v)));
         let value =
             |what: &str| value.filter(|v| !v.is_empty()).ok_or(format!("-o {name} needs {what}: {name}=..."));
+        let named = |e: String| format!("-o {name}: {e}");
         match name {
             "ro" => given.fuse.read_only = true,
             "suid" => given.fuse.suid = true,
             "dev" => given.fuse.dev = true,
             "noexec" => given.fuse.exec = false,
             "subdir" => given.subdir = Some(PathBuf::from(value("a path within the cluster")?)),
-            "transport" => given.transport = Some(value("auto, uring or dev")?.parse()?),
-            "memory" => given.memory = Some(size(value("a size")?)?),
-            "timeout" => given.timeout = Some(seconds(value("seconds")?)?),
+            "transport" => given.transport = Some(value("auto, uring or dev")?.parse().map_err(named)?),
+            "memory" => given.memory = Some(size(value("a size")?).map_err(named)?),
+            "timeout" => given.timeout = Some(seconds(value("seconds")?).map_err(named)?),
             "log" => given.log_file = Some(PathBuf::from(value("a file")?)),
             _ if PASSED_OVER.contains(&name) || name.starts_with("x-") || name.starts_with("comment") => {}
             _ => {

@@ -29,7 +29,8 @@ impl StoreBuilder<TypeConfig, LogStore, StateMachine, TempDir> for Builder {
         let options = LogOptions { cache_len: 100, segment_len: 500 };
         let log = Log::open(&dir.path().join("log"), options).unwrap();
         let machine = Arc::new(MemMachine::new(&dir.path().join("state")));
-        let machine = StateMachine::new(machine, watch::Sender::new(LogIndex(0)), VotersCell::default()).unwrap();
+        let machine =
+            StateMachine::new(machine, watch::Sender::new(LogIndex(0)), VotersCell::default()).unwrap();
         Ok((dir, LogStore(log), machine))
     }
 }

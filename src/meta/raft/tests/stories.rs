@@ -234,9 +234,7 @@ impl Ask {
     async fn index(self, cluster: &Cluster, id: u64) -> Option<LogIndex> {
         let consensus = cluster.try_with(id, |node| node.consensus.clone())?;
         match self {
-            Self::Leader => {
-                runtime::timeout(Duration::from_secs(2), consensus.read_index()).await.ok()?.ok()
-            }
+            Self::Leader => runtime::timeout(Duration::from_secs(2), consensus.read_index()).await.ok()?.ok(),
             Self::Majority => {
                 let other = cluster.try_with(id % 3 + 1, |node| node.consensus.clone())?;
                 Some(consensus.accepted()?.max(other.accepted()?))
