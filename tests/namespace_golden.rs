@@ -104,6 +104,8 @@ impl Script {
             UpdateReply::Attr(attr) => stat(&attr),
             UpdateReply::Removed(None) => "ok".into(),
             UpdateReply::Removed(Some(attr)) => format!("removed: {}", stat(&attr)),
+            UpdateReply::Locked => "locked".into(),
+            UpdateReply::LockQueued { .. } => "waits".into(),
             UpdateReply::Session { session, ttl_ms } => format!("session {session} ttl {ttl_ms}"),
         })
     }

@@ -20,8 +20,8 @@
 //! Not here: what the namespace permits (`namespace`), what servers do (`meta`, `data`), the kernel (`mount`).
 //!
 //! Reading order: `options`, `error`; `servers`, `exchange`, `session`, `core`, `workers` (requests); `namespace`, `path`, `dir`
-//! (names); `budget`, `data_servers`, `upload`, `download`, `extents`, `overlay`, `pending`, `file`, `inode` (open files by inode), `sectors`,
-//! `reader`, `transfer` (data).
+//! (names); `budget`, `data_servers`, `upload`, `download`, `extents`, `overlay`, `pending`, `file`, `inode` (open files by inode),
+//! `sectors`, `reader`, `transfer` (data); `locks`.
 
 mod budget;
 mod core;
@@ -34,6 +34,7 @@ mod exchange;
 mod extents;
 mod file;
 mod inode;
+mod locks;
 mod namespace;
 mod options;
 mod overlay;

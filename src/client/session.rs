@@ -6,7 +6,7 @@
 //! late resend still needs, and apply it twice.
 //! Not here: sending (`exchange`), keep-alives (`workers`).
 
-use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
@@ -14,7 +14,7 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use tokio::sync::{Notify, Semaphore, mpsc};
 
-use crate::types::{BlockId, Cred, InodeId, RequestId, SessionId, Update, codec};
+use crate::types::{BlockId, Cred, InodeId, LockOwner, RequestId, SessionId, Update, codec};
 use crate::wire::message::{MetaRequest, UpdateRequest};
 
 use super::exchange::Watch;
@@ -86,6 +86,8 @@ pub(super) struct Session {
     moved: Notify,
     next_block: AtomicU64,
     handles: Mutex<Handles>,
+    /// Who has asked for locks on what: all others need not release any.
+    lockers: Mutex<HashSet<(InodeId, LockOwner)>>,
     gone: AtomicBool,
 }
 
@@ -100,6 +102,7 @@ impl Session {
             moved: Notify::new(),
             next_block: AtomicU64::new(1),
             handles: Mutex::default(),
+            lockers: Mutex::default(),
             gone: AtomicBool::new(false),
         }
     }
@@ -175,6 +178,21 @@ impl Session {
             return false;
         }
         true
+    }
+
+    /// Notes that an owner asks for a lock.
+    pub(super) fn note_locker(&self, inode: InodeId, owner: LockOwner) {
+        self.lockers.lock().insert((inode, owner));
+    }
+
+    /// Whether an owner has asked for a lock on a file and not given up all.
+    pub(super) fn has_locker(&self, inode: InodeId, owner: LockOwner) -> bool {
+        self.lockers.lock().contains(&(inode, owner))
+    }
+
+    /// Notes that an owner has given up all locks on a file.
+    pub(super) fn forget_locker(&self, inode: InodeId, owner: LockOwner) {
+        self.lockers.lock().remove(&(inode, owner));
     }
 
     /// Takes the next request id once there is room; with it, the lowest unanswered one.

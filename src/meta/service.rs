@@ -39,6 +39,9 @@ const LEADER_POLL: Duration = Duration::from_millis(20);
 /// within that time, and the request goes to the new one.
 const LEADER_PATIENCE: Duration = Duration::from_millis(1000);
 
+/// A client that waits for a lock gets an answer after half of this, or half of the time its request has, if nothing happens.
+const LOCK_PATIENCE: Duration = Duration::from_secs(10);
+
 /// What the parts of a metadata server share.
 pub struct Service {
     /// This server.
@@ -223,12 +226,37 @@ impl Service {
             self.linearize(deadline).await?;
         }
         self.counts.queries.fetch_add(1, Ordering::Relaxed);
+        if let Query::LockWaits { .. } = query {
+            return self.lock_waits(cred, query, deadline).await;
+        }
+        self.answer(cred, query, epoch)
+    }
+
+    fn answer(&self, cred: &Cred, query: &Query, epoch: Epoch) -> Result<MetaReply, RpcError> {
         self.read(|view| {
             let result = namespace::query(view, cred, query)?;
             let map = self.map_of(view)?;
             let addresses = if map.epoch == epoch { Vec::new() } else { addresses_of(&map, &result) };
             Ok(MetaReply::Answered { result, epoch: map.epoch, addresses })
         })
+    }
+
+    /// Answers a client that waits for a lock as soon as the state here shows that it waits no more, or shortly before the
+    /// caller would take the silence for a failure.
+    async fn lock_waits(&self, cred: &Cred, query: &Query, deadline: Instant) -> Result<MetaReply, RpcError> {
+        let now = runtime::now();
+        let until = now + deadline.saturating_duration_since(now).min(LOCK_PATIENCE) / 2;
+        let mut applied = self.consensus.watch_applied();
+        loop {
+            // Marked as seen before the look: what is applied meanwhile wakes us.
+            applied.borrow_and_update();
+            let answer = self.answer(cred, query, Epoch(0))?;
+            let waits = matches!(&answer, MetaReply::Answered { result: Ok(QueryReply::Waits(true)), .. });
+            // An error is the end of the server: the answer is as good as any.
+            if !waits || !matches!(runtime::timeout_at(until, applied.changed()).await, Ok(Ok(()))) {
+                return Ok(answer);
+            }
+        }
     }
 
     fn blocks(

@@ -7,12 +7,13 @@
 use super::ops;
 use super::txn::{Step, Stop};
 use super::{Command, Op, Reply, Txn, ViewError};
-use crate::types::{Cred, FsError, SessionId, Timestamp, Update, UpdateReply};
+use crate::types::{Cred, FsError, RequestId, SessionId, Timestamp, Update, UpdateReply};
 
 /// Who does an update, and when.
 pub(super) struct Caller<'a> {
     pub(super) at: Timestamp,
     pub(super) session: SessionId,
+    pub(super) request: RequestId,
     pub(super) cred: &'a Cred,
 }
 
@@ -47,7 +48,7 @@ fn decide(txn: &mut Txn<'_>, command: &Command) -> Step<UpdateReply> {
         if let Some(reply) = ops::session::admit(txn, *session, *request, *lowest_unanswered)? {
             return reply.map_err(Stop::from);
         }
-        let caller = Caller { at: later(txn, command.at)?, session: *session, cred };
+        let caller = Caller { at: later(txn, command.at)?, session: *session, request: *request, cred };
         let reply = match client_update(txn, &caller, update) {
             Ok(reply) => Ok(reply),
             Err(Stop::Fs(e)) => Err(e),
@@ -105,6 +106,9 @@ fn client_update(txn: &mut Txn<'_>, caller: &Caller<'_>, update: &Update) -> Ste
         Update::RemoveXattr(remove) => ops::xattr::remove(txn, caller, remove),
         Update::Publish(publish) => ops::publish::publish(txn, caller, publish),
         Update::Range(range) => ops::range::range(txn, caller, range),
+        Update::Lock(lock) => ops::lock::lock(txn, caller, lock),
+        Update::Unlock(unlock) => ops::lock::unlock(txn, caller, unlock),
+        Update::CancelLock(cancel) => ops::lock::cancel(txn, caller, cancel),
         // Both are done before a session is looked at.
         Update::OpenSession(_) | Update::CloseSession => Err(FsError::Invalid.into()),
     }

@@ -6,12 +6,13 @@
 //! What must hold: every dentry names an inode of its kind, under a cookie that its name leads to; link counts and
 //! directory sizes are exact; every directory hangs in the tree below the root, by one dentry, and knows its parent; what
 //! has no dentry is an orphan; extents do not overlap, lie within their file and agree with their block; reference
-//! counts and totals are exact; nothing belongs to an inode or session that is gone; no id is above its counter.
+//! counts and totals are exact; locks that are held do not conflict, and who waits has somebody in the way; nothing belongs to an inode or session that is gone; no id is above its counter.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::ControlFlow;
 
 use super::dentry::{self, HashRule};
+use super::locks::{LOCKS_MAX, LockCount, StoredLock, Table};
 use super::ops::{nodes, session, xattr};
 use super::records::{
     Block, Healthy, Inode, Orphan, Reclaim, Record, Session, Slot, StoredReply, Superblock,
@@ -47,6 +48,7 @@ pub fn check(view: &dyn View) -> Result<Vec<String>, ViewError> {
     check.sessions()?;
     check.reclaimed()?;
     check.healthy()?;
+    check.locks()?;
     Ok(check.bad)
 }
 
@@ -364,6 +366,49 @@ impl Check<'_> {
             }
             Ok(ControlFlow::Continue(()))
         })
+    }
+
+    fn locks(&mut self) -> Result<(), ViewError> {
+        let mut files = BTreeSet::new();
+        scan(self.view, &keys::all_locks(), |key, _| {
+            files.insert(InodeId(two(key)?.0));
+            Ok(ControlFlow::Continue(()))
+        })?;
+        let mut counts: BTreeMap<(SessionId, InodeId), u64> = BTreeMap::new();
+        for file in files {
+            let usable = self.inodes.get(&file).is_some_and(|c| !c.inode.freeing);
+            hold!(self, usable, "inode {file} is gone and has locks");
+            let table = Table::load(self.view, file)?;
+            hold!(self, table.len() <= LOCKS_MAX, "inode {file} has {} locks", table.len());
+            let holders: Vec<&StoredLock> = table.holders().collect();
+            for (index, lock) in holders.iter().enumerate() {
+                let conflict = holders[..index].iter().any(|other| {
+                    lock.conflicts(other)
+                        || (lock.locker() == other.locker() && lock.range.overlaps(other.range))
+                });
+                hold!(self, !conflict, "two locks on inode {file} conflict: {lock:?}");
+            }
+            hold!(self, table.next().is_none(), "a waiter for a lock on inode {file} has nobody in its way");
+            for lock in holders.into_iter().chain(table.waiters().map(|(_, waiter)| waiter)) {
+                let alive = self.sessions.contains(&lock.session);
+                hold!(self, alive, "session {} is gone and has a lock on inode {file}", lock.session);
+                let count = counts.entry((lock.session, file)).or_insert(0);
+                if *count == 0 {
+                    *count = 1;
+                    *counts.entry((lock.session, InodeId(0))).or_insert(0) += 1;
+                } else {
+                    *count += 1;
+                }
+            }
+        }
+        let mut stored = BTreeMap::new();
+        scan(self.view, &keys::all_lock_counts(), |key, value| {
+            let (session, inode) = two(key)?;
+            stored.insert((SessionId(session), InodeId(inode)), LockCount::decode(value)?.count);
+            Ok(ControlFlow::Continue(()))
+        })?;
+        hold!(self, stored == counts, "locks are counted as {stored:?} instead of {counts:?}");
+        Ok(())
     }
 
     fn healthy(&mut self) -> Result<(), ViewError> {

@@ -16,6 +16,8 @@
 //! 0d session:8 index:8              block that waits for reclaim
 //! 0e session:8 index/1024:8         bitmap of reclaimed blocks, kept while their session lives
 //! 0f                                groups that may take blocks
+//! 10 inode:8 number:8               lock, or waiter for one, in the order they came
+//! 11 session:8 inode:8              locks of a session on a file; under inode 0, files with any
 //! ```
 //!
 //! Numbers are big-endian, so that the order of the bytes is the order of the numbers. Tags from 0x80 on are free
@@ -42,6 +44,8 @@ const META_NODE: u8 = 11;
 const GROUP: u8 = 12;
 const RECLAIM: u8 = 13;
 const RECLAIMED: u8 = 14;
+const LOCK: u8 = 16;
+const LOCK_COUNT: u8 = 17;
 
 /// Blocks whose bits share one bitmap record: 128 bytes each.
 pub(super) const BITMAP_BITS: u64 = 1024;
@@ -115,6 +119,14 @@ pub(super) fn reclaim(id: BlockId) -> [u8; 17] {
 
 pub(super) fn reclaimed(id: BlockId) -> [u8; 17] {
     two(RECLAIMED, id.session.0, id.index / BITMAP_BITS)
+}
+
+pub(super) fn lock(inode: InodeId, number: u64) -> [u8; 17] {
+    two(LOCK, inode.0, number)
+}
+
+pub(super) fn lock_count(session: SessionId, inode: InodeId) -> [u8; 17] {
+    two(LOCK_COUNT, session.0, inode.0)
 }
 
 /// A half-open range of keys.
@@ -229,6 +241,22 @@ pub(super) fn reclaimed_of(session: SessionId) -> Range {
     Range::prefix(&one(RECLAIMED, session.0))
 }
 
+pub(super) fn all_locks() -> Range {
+    Range::prefix(&[LOCK])
+}
+
+pub(super) fn locks(inode: InodeId) -> Range {
+    Range::prefix(&one(LOCK, inode.0))
+}
+
+pub(super) fn all_lock_counts() -> Range {
+    Range::prefix(&[LOCK_COUNT])
+}
+
+pub(super) fn lock_counts(session: SessionId) -> Range {
+    Range::prefix(&one(LOCK_COUNT, session.0))
+}
+
 fn number(bytes: &[u8]) -> Option<u64> {
     Some(u64::from_be_bytes(bytes.try_into().ok()?))
 }
@@ -276,6 +304,8 @@ mod tests {
             reclaim(block_id).to_vec(),
             reclaimed(block_id).to_vec(),
             HEALTHY.to_vec(),
+            lock(InodeId(14), 15).to_vec(),
+            lock_count(SessionId(16), InodeId(17)).to_vec(),
         ]
         .iter()
         .map(|k| hex(k))
@@ -298,6 +328,8 @@ mod tests {
                 "0d00000000000000070000000001020304",
                 "0e00000000000000070000000000004080",
                 "0f",
+                "10000000000000000e000000000000000f",
+                "1100000000000000100000000000000011",
             ]
         );
     }

@@ -11,6 +11,7 @@ mod dentry;
 mod extents;
 mod inspect;
 mod keys;
+mod locks;
 mod memory;
 mod ops;
 mod query;

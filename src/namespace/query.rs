@@ -8,6 +8,7 @@
 use std::ops::ControlFlow;
 
 use super::dentry::{self, HashRule};
+use super::locks::{self, Table};
 use super::ops::{nodes, xattr};
 use super::records::{Healthy, Inode, Record, Slot, Superblock};
 use super::txn::{Step, Stop, corrupt, read, scan};
@@ -80,6 +81,18 @@ fn answer(view: &dyn View, cred: &Cred, query: &Query) -> Step<QueryReply> {
             let dir = usable_dir(view, *inode)?;
             access::require(&dir, cred, Access::EXEC)?;
             found(view, dir.parent, &named(view, dir.parent)?).map(QueryReply::Found)
+        }
+        Query::TestLock { session, lock } => {
+            usable(view, lock.inode)?;
+            let wanted = locks::wanted(*session, lock)?;
+            Ok(QueryReply::Conflict(Table::load(view, lock.inode)?.conflict(&wanted)))
+        }
+        Query::LockWaits { inode, session, request } => {
+            if view.get(&keys::session(*session))?.is_none() {
+                return Err(FsError::SessionExpired.into());
+            }
+            let waiter = Table::load(view, *inode)?.waiter_of(*session, *request);
+            Ok(QueryReply::Waits(waiter.is_some()))
         }
     }
 }

@@ -106,6 +106,14 @@ fs_errors! {
     NodeConflict = 1028, 17, "this node id or name belongs to another data server (EEXIST)";
     /// ENXIO: a seek for data or a hole finds none.
     NoSuchRange = 1029, 6, "no data and no hole at or behind this offset (ENXIO)";
+    /// EAGAIN: another owner holds a lock that is in the way.
+    WouldBlock = 1030, 11, "another owner holds a lock on this range (EAGAIN)";
+    /// EDEADLK.
+    Deadlock = 1031, 35, "waiting for this lock would never end (EDEADLK): its holders wait for the caller";
+    /// ENOLCK: too many locks on this file, or of this client.
+    TooManyLocks = 1032, 37, "no locks available (ENOLCK): too many on this file or of this client";
+    /// EINTR: the caller did not want to wait for a lock any longer.
+    Interrupted = 1033, 4, "interrupted while waiting for a lock (EINTR)";
 }
 
 impl FsError {

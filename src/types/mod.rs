@@ -12,6 +12,7 @@ mod cred;
 mod error;
 mod extent;
 mod ids;
+mod lock;
 mod name;
 mod params;
 mod time;
@@ -29,6 +30,7 @@ pub use ids::{
     ClusterId, Cookie, Epoch, Fence, GroupId, InodeId, LogIndex, NodeId, ROOT_INODE, RequestId, SessionId,
     Version,
 };
+pub use lock::{CancelLock, HeldLock, Lock, LockKind, LockOwner, LockRange, Unlock};
 pub use name::{NAME_LEN_MAX, Name, NameError, SYMLINK_LEN_MAX, XATTR_NAME_LEN_MAX, XATTR_VALUE_LEN_MAX};
 pub use params::{
     FallocateMode, Link, MakeNode, NodeReport, NodeSpec, OpenSession, Publish, RangeChange, RemoveXattr,

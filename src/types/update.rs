@@ -3,8 +3,9 @@
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Attr, BlockId, ClusterMap, Extent, FsError, InodeId, Link, MakeNode, NodeId, OpenSession, Publish,
-    RangeChange, RemoveXattr, Rename, SessionId, SetAttrs, SetXattr, Unlink,
+    Attr, BlockId, CancelLock, ClusterMap, Extent, FsError, HeldLock, InodeId, Link, Lock, MakeNode, NodeId,
+    OpenSession, Publish, RangeChange, RemoveXattr, Rename, RequestId, SessionId, SetAttrs, SetXattr, Unlink,
+    Unlock,
 };
 
 /// A change that a client asks for. New variants go to the end: the position is the encoding.
@@ -32,6 +33,12 @@ pub enum Update {
     OpenSession(OpenSession),
     /// End the session that sends it: handles are gone, remembered replies are forgotten.
     CloseSession,
+    /// flock, fcntl: take a lock or wait for it.
+    Lock(Lock),
+    /// flock, fcntl: give up a lock.
+    Unlock(Unlock),
+    /// Wait for a lock no longer.
+    CancelLock(CancelLock),
 }
 
 /// Answer to an [`Update`] that took effect. New variants go to the end.
@@ -56,6 +63,13 @@ pub enum UpdateReply {
         session: SessionId,
         /// The ttl granted, in milliseconds.
         ttl_ms: u32,
+    },
+    /// Lock: it is held. CancelLock: nobody waits under this request, so it was granted.
+    Locked,
+    /// Lock: others are in the way; ask with [`Query::LockWaits`].
+    LockQueued {
+        /// The number of the request that waits.
+        request: RequestId,
     },
 }
 
@@ -142,6 +156,22 @@ pub enum Query {
     Parent {
         /// Which directory.
         inode: InodeId,
+    },
+    /// The first lock in the way of this one (`F_GETLK`).
+    TestLock {
+        /// Whose locks are not in the way, if the owner is the same.
+        session: SessionId,
+        /// The lock.
+        lock: Lock,
+    },
+    /// Whether a request for a lock still waits. A server answers when it does not any more, or after a while.
+    LockWaits {
+        /// Of which file.
+        inode: InodeId,
+        /// Whose request.
+        session: SessionId,
+        /// Which.
+        request: RequestId,
     },
 }
 
@@ -232,6 +262,10 @@ pub enum QueryReply {
     Totals(FsTotals),
     /// Map: none if the caller's is the newest.
     Map(Option<Box<ClusterMap>>),
+    /// TestLock.
+    Conflict(Option<HeldLock>),
+    /// LockWaits: false once it is granted or cancelled.
+    Waits(bool),
 }
 
 /// A block no extent refers to any more, waiting for its replicas to be deleted.

@@ -1,7 +1,7 @@
 //! The filesystem behind the kernel: each operation becomes calls of the client library.
 //!
 //! The transport calls [`MountFs::call`]. Reading order: `caller`, `convert`, `open_files`, then a family of operations a file:
-//! `names`, `attrs`, `opening`, `data`, `dirs`; `behind` is what runs without being asked.
+//! `names`, `attrs`, `opening`, `data`, `dirs`, `locks`; `behind` is what runs without being asked.
 //!
 //! Holds: no lease is given yet, so nothing of names and attributes is kept, here or in the kernel: its times to live are
 //! zero, and each question goes to the cluster. Data follows close-to-open; the openers on this mount see each other's
@@ -14,6 +14,7 @@ mod caller;
 mod convert;
 mod data;
 mod dirs;
+mod locks;
 mod names;
 mod open_files;
 mod opening;
@@ -158,7 +159,9 @@ impl MountFs {
             Op::Tmpfile { .. } | Op::CopyFileRange { .. } => {
                 Box::pin(std::future::ready(Err(Errno::OPNOTSUPP)))
             }
-            Op::Getlk(_) | Op::Setlk(_) | Op::SetlkWait(_) => Box::pin(std::future::ready(Err(Errno::NOLCK))),
+            Op::Getlk(call) => Box::pin(self.getlk(call)),
+            // One that waits has its own way, without a deadline.
+            Op::Setlk(call) | Op::SetlkWait(call) => Box::pin(self.setlk(call)),
         }
     }
 }
@@ -166,6 +169,9 @@ impl MountFs {
 impl Filesystem for MountFs {
     async fn call(&self, request: Request, interrupt: Interrupt) -> Result<Answer, Errno> {
         let pid = request.caller.pid;
+        if let Op::SetlkWait(call) = request.op {
+            return self.setlk_wait(call, pid, interrupt).await;
+        }
         let deadline = runtime::now() + self.shared.options.timeout + DEADLINE_SLACK;
         let mut running = self.dispatch(request);
         // What is dropped here was sent or not; the client sees to it that it takes effect at most once.

@@ -3,7 +3,7 @@
 //! Holds: an inode has at most one [`File`] on this mount from its first open until its last byte is published, so writes of
 //! all openers have one order.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -60,6 +60,8 @@ pub(super) struct OpenFile {
     pub(super) cred: Cred,
     /// Opened for writing.
     pub(super) writable: bool,
+    /// Owners of record locks that were taken through it, less those that have closed it since.
+    pub(super) lockers: Mutex<BTreeSet<u64>>,
 }
 
 #[derive(Debug)]

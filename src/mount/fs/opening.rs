@@ -3,6 +3,7 @@
 //! Opening an existing file is one question to the cluster and no command; closing one that was not written is nothing at all.
 
 use bytes::Bytes;
+use parking_lot::Mutex;
 
 use super::super::fuse::{Answer, Caller, Errno, OpenFlags, Opened};
 use super::convert::errno;
@@ -75,7 +76,7 @@ impl Opening<'_> {
         self.done = true;
         let file = self.file.clone();
         let reader = Reader::new(file.clone());
-        let open = OpenFile { file, reader, cred, writable };
+        let open = OpenFile { file, reader, cred, writable, lockers: Mutex::default() };
         Opened { handle: self.fs.shared.files.insert(open), flags: FLAGS }
     }
 
@@ -162,19 +163,22 @@ impl MountFs {
         }
     }
 
-    pub(super) async fn release(&self, handle: u64, _flock_owner: Option<u64>) -> Result<Answer, Errno> {
+    pub(super) async fn release(&self, handle: u64, flock_owner: Option<u64>) -> Result<Answer, Errno> {
         if let Some(open) = self.shared.files.remove(handle) {
             self.close(open.file.inode());
+            self.unlock_all(&open, flock_owner).await;
         }
         Ok(Answer::Done)
     }
 
     /// `close(2)` of a descriptor: publishes, and tells of what failed since the last time.
-    pub(super) async fn flush(&self, handle: u64, _lock_owner: u64) -> Result<Answer, Errno> {
+    pub(super) async fn flush(&self, handle: u64, lock_owner: u64) -> Result<Answer, Errno> {
         let open = self.shared.files.get(handle).ok_or(Errno::BADF)?;
-        if open.writable {
-            open.file.flush_and_report().await.map_err(|e| errno(&e))?;
-        }
+        let flushed = if open.writable { open.file.flush_and_report().await } else { Ok(()) };
+        // After the flush: who waits for the lock is to see what was written under it.
+        let unlocked = self.closed_by(&open, lock_owner).await;
+        flushed.map_err(|e| errno(&e))?;
+        unlocked?;
         Ok(Answer::Done)
     }
 

@@ -2,6 +2,7 @@
 
 pub(super) mod found;
 pub(super) mod link;
+pub(super) mod lock;
 pub(super) mod make;
 pub(super) mod nodes;
 pub(super) mod orphans;

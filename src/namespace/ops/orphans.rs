@@ -22,6 +22,7 @@ pub(crate) fn free(txn: &mut Txn<'_>, inodes: &[InodeId]) -> Step<UpdateReply> {
 fn free_one(txn: &mut Txn<'_>, id: InodeId, budget: &mut usize) -> Result<(), ViewError> {
     let key = keys::orphan(id);
     let Some(orphan) = read::<Orphan>(&txn.records, &key)? else { return Ok(()) };
+    super::lock::inode_freed(txn, id)?;
     // A budget that is used up to the last may have left something: the next command sees.
     let mut edit = Edit::new(&txn.records, id);
     let mut freed = edit.remove_some(*budget)?;

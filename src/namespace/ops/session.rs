@@ -46,6 +46,7 @@ pub(crate) fn open(txn: &mut Txn<'_>, at: Timestamp, open: &OpenSession) -> Step
 /// Ends a session, if there is one: a resent close finds none and is content.
 pub(crate) fn end(txn: &mut Txn<'_>, session: SessionId) -> Step<UpdateReply> {
     if txn.records.get(&keys::session(session))?.is_some() {
+        super::lock::session_ended(txn, session)?;
         txn.records.delete(&keys::session(session))?;
         txn.records.delete_range(&keys::replies(session), usize::MAX)?;
         txn.records.delete_range(&keys::reclaimed_of(session), usize::MAX)?;
