@@ -4,7 +4,7 @@
 //!
 //! ```text
 //! types  →  namespace, placement (pure)  →  wire  →  runtime, net, config  →  meta, data, client
-//!        →  http  →  cli (joins everything)
+//!        →  mount  →  http  →  cli (joins everything)
 //! ```
 //!
 //! `ARCHITECTURE.md` walks one create, one lookup, one write and one read through them;
@@ -24,6 +24,8 @@ pub mod runtime;
 pub mod client;
 pub mod data;
 pub mod meta;
+
+pub mod mount;
 
 pub mod http;
 

@@ -21,6 +21,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("meta", &["types", "namespace", "placement", "wire", "runtime", "net", "config"]),
     ("data", &["types", "placement", "wire", "runtime", "net", "config"]),
     ("client", &["types", "placement", "wire", "runtime", "net"]),
+    ("mount", &["types", "placement", "wire", "runtime", "net", "config", "client"]),
     ("http", &["types", "wire", "runtime", "config"]),
     (
         "cli",
@@ -35,6 +36,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "meta",
             "data",
             "client",
+            "mount",
             "http",
         ],
     ),
@@ -80,19 +82,21 @@ const CONFINED: &[(&str, &[&str], &str)] = &[
     ("Instant::now", &["src/runtime/"], "a simulation owns the clock"),
     ("SystemTime", &["src/runtime/"], "a simulation owns the clock"),
     ("rand", &["src/runtime/"], "a simulation owns the dice"),
-    // http: read by people and Prometheus, never part of a simulation.
-    ("tokio::net", &["src/net/", "src/http/"], "a simulation owns the network"),
+    // http: read by people and Prometheus, never part of a simulation; the socket of a mount likewise.
+    ("tokio::net", &["src/net/", "src/http/", "src/mount/status.rs"], "a simulation owns the network"),
     ("std::net::TcpStream", &["src/net/"], "a simulation owns the network"),
     ("std::net::TcpListener", &["src/net/"], "a simulation owns the network"),
     (
         "std::thread",
-        &["src/runtime/", "src/meta/state/", "src/meta/raft/", "src/data/store/"],
-        "threads belong to storage",
+        &["src/runtime/", "src/meta/state/", "src/meta/raft/", "src/data/store/", "src/mount/fuse/"],
+        "threads belong to storage, and to the kernel's queues",
     ),
     ("openraft", &["src/meta/raft/"], "its traits move: one folder follows them"),
     ("raft_log", &["src/meta/raft/"], "its format is the log's business"),
     ("sled", &["src/meta/state/"], "a view that can be rebuilt, behind a small trait"),
     ("bincode", &["src/types/codec.rs"], "one encoding, bounded in one place"),
+    ("io_uring", &["src/mount/fuse/"], "unsafe, in one place"),
+    ("zerocopy", &["src/mount/fuse/"], "the kernel's layouts are its business"),
     ("axum", &["src/http/"], "one folder speaks HTTP"),
     ("maud", &["src/http/"], "one folder makes pages"),
 ];

@@ -1,9 +1,13 @@
 //! What every process of ours sets up first: its log, its panic hook, its limit of open files.
 
+use std::fs::OpenOptions;
 use std::io::IsTerminal;
+use std::path::Path;
+use std::sync::Mutex;
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tracing_subscriber::EnvFilter;
+use tracing_subscriber::fmt::writer::BoxMakeWriter;
 
 use super::Global;
 
@@ -25,14 +29,30 @@ const QUIET: &str = "openraft=error,sled=warn,hyper=warn,raft_log=warn";
 /// # Errors
 /// When the filter cannot be read.
 pub(super) fn start(global: &Global, level: &str) -> Result<(), String> {
+    start_to(global, level, None)
+}
+
+/// As [`start`], to the end of a file if one is given.
+///
+/// # Errors
+/// When the filter cannot be read or the file not be opened.
+pub(super) fn start_to(global: &Global, level: &str, file: Option<&Path>) -> Result<(), String> {
     let directives = match &global.log {
         Some(own) => own.clone(),
         None => format!("{level},{QUIET}"),
     };
     let filter = EnvFilter::try_new(&directives).map_err(|e| format!("--log {directives}: {e}"))?;
-    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let (writer, ansi) = match file {
+        None => (BoxMakeWriter::new(std::io::stderr), std::io::stderr().is_terminal()),
+        Some(path) => {
+            let opened = OpenOptions::new().create(true).append(true).open(path);
+            let file = opened.map_err(|e| format!("cannot write the log to {}: {e}", path.display()))?;
+            (BoxMakeWriter::new(Mutex::new(file)), false)
+        }
+    };
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(writer);
     match global.log_format {
-        Format::Text => log.with_ansi(std::io::stderr().is_terminal()).init(),
+        Format::Text => log.with_ansi(ansi).init(),
         Format::Json => log.json().flatten_event(true).init(),
     }
     std::panic::set_hook(Box::new(|info| {

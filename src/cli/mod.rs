@@ -10,6 +10,7 @@ mod fs;
 mod health;
 mod locate;
 mod logging;
+mod mount;
 mod roles;
 mod serve;
 mod status;
@@ -59,6 +60,12 @@ enum Command {
     Data(ServeArgs),
     /// Show the whole cluster: health, servers, groups, space
     Status(status::StatusArgs),
+    /// Mount the filesystem on a directory, for any program
+    Mount(mount::MountArgs),
+    /// Unmount it
+    Umount(mount::UmountArgs),
+    /// Show what a mount does: operations, latencies, caches, transport
+    Stats(mount::StatsArgs),
     /// Work with files: ls, stat, cat, put, get, mkdir, rm, mv, ln, tree, du
     Fs(fs::FsArgs),
     /// Show where every byte of a file is: extents, blocks and all their addresses
@@ -146,7 +153,11 @@ impl Global {
 /// Runs the command line of this process and gives its exit code.
 #[must_use]
 pub fn main() -> ExitCode {
-    let cli = Cli::parse();
+    // mount(8) calls the program of a filesystem type by another name and in its own way.
+    let cli = match mount::args_of_helper() {
+        Some(args) => Cli::parse_from(std::iter::once("pohmelfs".into()).chain(args)),
+        None => Cli::parse(),
+    };
     match run(cli) {
         Ok(code) => code,
         Err(failure) => {
@@ -164,6 +175,9 @@ fn run(cli: Cli) -> Result<ExitCode, Failure> {
         Command::Meta(args) => serve::meta(&global, &args),
         Command::Data(args) => serve::data(&global, &args),
         Command::Status(args) => tool(&global, status::run(&global, &args)),
+        Command::Mount(args) => mount::run(&global, &args),
+        Command::Umount(args) => tool(&global, mount::umount(&args)),
+        Command::Stats(args) => tool(&global, mount::stats(&args)),
         Command::Fs(args) => tool(&global, fs::run(&global, &args)),
         Command::Locate(args) => tool(&global, locate::run(&global, &args)),
         Command::Check(args) => tool(&global, check::run(&global, &args)),

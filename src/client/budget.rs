@@ -24,3 +24,9 @@ pub(super) async fn take(budget: &Arc<Semaphore>, len: usize) -> Permit {
     let units = u32::try_from(len.clamp(1, BLOCK_LEN_MAX as usize).div_ceil(UNIT)).unwrap_or(1);
     budget.clone().acquire_many_owned(units).await.ok()
 }
+
+/// Room for `len` bytes (at most a block), if there is any now.
+pub(super) fn try_take(budget: &Arc<Semaphore>, len: usize) -> Option<OwnedSemaphorePermit> {
+    let units = u32::try_from(len.clamp(1, BLOCK_LEN_MAX as usize).div_ceil(UNIT)).unwrap_or(1);
+    budget.clone().try_acquire_many_owned(units).ok()
+}

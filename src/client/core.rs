@@ -5,7 +5,7 @@
 //! Not here: the background workers (`workers`), what the calls mean (`namespace`, `path`).
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use parking_lot::RwLock;
@@ -23,6 +23,7 @@ use super::data_servers::DataServers;
 use super::error::ClientError;
 use super::exchange::{Patience, Watch, exchange};
 use super::options::ClientOptions;
+use super::sectors::SectorCache;
 use super::servers::MetaServers;
 use super::session::{Session, Ticket};
 
@@ -39,6 +40,12 @@ pub(super) struct Core {
     pub(super) data: DataServers,
     /// Units of [`super::budget`] free for blocks in flight.
     pub(super) budget: Arc<Semaphore>,
+    /// Room for blocks that are read ahead of a reader.
+    pub(super) ahead: Arc<Semaphore>,
+    /// Parts of blocks that were read.
+    pub(super) sectors: SectorCache,
+    /// Bytes written and not on their way, of all files.
+    dirty: AtomicUsize,
     pub(super) tasks: Tasks,
     /// Somebody saw a newer epoch.
     pub(super) map_wanted: Notify,
@@ -73,6 +80,9 @@ impl Core {
             servers,
             data: DataServers::new(options.label.clone()),
             budget,
+            ahead: Arc::new(Semaphore::new(super::budget::units(options.read_ahead_max))),
+            sectors: SectorCache::new(options.cache_max),
+            dirty: AtomicUsize::new(0),
             tasks: Tasks::new(),
             map_wanted: Notify::new(),
             probe_wanted: Notify::new(),
@@ -105,6 +115,25 @@ impl Core {
         if epoch > self.epoch() {
             self.map_wanted.notify_one();
         }
+    }
+
+    /// A file that held `before` dirty bytes holds `now`.
+    pub(super) fn count_dirty(&self, before: usize, now: usize) {
+        if now >= before {
+            self.dirty.fetch_add(now - before, Ordering::Relaxed);
+        } else {
+            self.dirty.fetch_sub(before - now, Ordering::Relaxed);
+        }
+    }
+
+    /// Dirty bytes of all files.
+    pub(super) fn dirty_len(&self) -> usize {
+        self.dirty.load(Ordering::Relaxed)
+    }
+
+    /// All files together hold more dirty bytes than they may.
+    pub(super) fn is_dirty_full(&self) -> bool {
+        self.dirty_len() > self.options.dirty_max
     }
 
     /// No call begins any more.

@@ -76,6 +76,21 @@ impl Dirty {
         self.runs.insert(start, run);
     }
 
+    /// Forgets what lies from `size` on.
+    pub(super) fn cut(&mut self, size: u64) {
+        for (_, run) in self.runs.split_off(&size) {
+            self.len -= run.len();
+        }
+        if let Some((&offset, run)) = self.runs.last_key_value()
+            && offset + run.len() as u64 > size
+            && let Some(run) = self.runs.get_mut(&offset)
+        {
+            let kept = usize::try_from(size - offset).unwrap_or(usize::MAX).min(run.len());
+            self.len -= run.len() - kept;
+            run.truncate(kept);
+        }
+    }
+
     /// Copies of what it has of `from..to`, with where each begins.
     pub(super) fn pieces(&self, from: u64, to: u64) -> Vec<(u64, Bytes)> {
         let mut pieces = Vec::new();
@@ -138,6 +153,20 @@ mod tests {
         assert_eq!(dirty.len(), 60);
         assert_eq!(dirty.take_block(100).unwrap().parts, [(40, 0, 60)]);
         assert!(dirty.take_block(100).is_none());
+    }
+
+    #[test]
+    fn what_is_cut_off_is_gone() {
+        let mut dirty = Dirty::default();
+        dirty.write(0, &[1; 10]);
+        dirty.write(20, &[2; 10]);
+        dirty.write(40, &[3; 10]);
+        dirty.cut(25);
+        assert_eq!((dirty.len(), dirty.end()), (15, 25));
+        dirty.cut(20);
+        assert_eq!((dirty.len(), dirty.end()), (10, 10));
+        dirty.cut(0);
+        assert_eq!((dirty.len(), dirty.end()), (0, 0));
     }
 
     #[test]

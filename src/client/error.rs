@@ -136,13 +136,11 @@ impl ClientError {
     #[must_use]
     pub fn errno(&self) -> i32 {
         const EIO: i32 = 5;
-        const ENOSPC: i32 = 28;
         const ETIMEDOUT: i32 = 110;
         const ENOTCONN: i32 = 107;
         match self {
             Self::Rpc { last, .. } if matches!(**last, RpcError::Refused { .. }) => EIO,
             Self::Rpc { .. } | Self::Unsettled { .. } => ETIMEDOUT,
-            Self::NotDurable { .. } => ENOSPC,
             Self::Closed | Self::NoServers => ENOTCONN,
             Self::Io(e) => e.raw_os_error().unwrap_or(EIO),
             Self::At { source, .. } | Self::Partial { source, .. } => source.errno(),

@@ -95,7 +95,22 @@ impl Core {
         offset: u64,
         end: u64,
     ) -> Result<PlanPage, ClientError> {
-        let query = Query::Extents { inode, offset, len: end.saturating_sub(offset), limit: PAGE };
+        self.plan_some(cred, inode, offset..end, PAGE).await
+    }
+
+    /// As [`Core::plan_page`], of at most `limit` extents.
+    ///
+    /// # Errors
+    /// As there.
+    pub(super) async fn plan_some(
+        &self,
+        cred: &Cred,
+        inode: InodeId,
+        range: std::ops::Range<u64>,
+        limit: u32,
+    ) -> Result<PlanPage, ClientError> {
+        let std::ops::Range { start: offset, end } = range;
+        let query = Query::Extents { inode, offset, len: end.saturating_sub(offset), limit };
         match self.query(cred, query).await? {
             QueryReply::Extents { attr, extents, end: last } => {
                 let end = end.min(attr.size);

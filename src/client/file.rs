@@ -16,20 +16,22 @@ use std::path::Path;
 use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
+use parking_lot::Mutex as Lock;
 use tokio::sync::Mutex;
 
 use crate::runtime::{self, Task};
 use crate::types::{
-    Attr, BlockRef, Extent, ExtentSource, FallocateMode, FsError, INLINE_LEN_MAX, InodeId, Publish,
+    Attr, BlockRef, Cred, Extent, ExtentSource, FallocateMode, FsError, INLINE_LEN_MAX, InodeId, Publish,
     RangeChange, SetAttr, SetAttrs, Update, UpdateReply,
 };
 
 use super::budget::{self, Permit};
 use super::core::Core;
-use super::dirty::Dirty;
 use super::error::At;
 use super::extents::{Piece, Source};
 use super::inode::SeekFor;
+use super::overlay::Overlay;
+use super::pending::{Outstanding, Pending, PendingState, State};
 use super::session::{Handle, Session};
 use super::{Client, ClientError};
 
@@ -37,6 +39,10 @@ use super::{Client, ClientError};
 pub(super) const PUBLISH_EXTENTS_MAX: usize = 1000;
 /// Largest size of a file.
 const SIZE_MAX: u64 = i64::MAX as u64;
+
+/// Fewer dirty bytes than these are not sent on their way before their time, however much other files hold: a block that small
+/// costs more than the memory is worth.
+const EARLY_LEN_MIN: usize = 64 << 10;
 
 /// How a file is opened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -79,55 +85,26 @@ impl OpenOptions {
     }
 }
 
-/// Bytes on their way, or durable and not published yet.
-#[derive(Debug)]
-struct Pending {
-    parts: Vec<(u64, u32, u32)>,
-    state: PendingState,
-}
-
-#[derive(Debug)]
-enum PendingState {
-    /// Small: travels inside the publish.
-    Inline(Bytes),
-    Uploading(Bytes, Task<Result<BlockRef, ClientError>>),
-    Failed(Bytes),
-    Durable(BlockRef),
-}
-
-/// An update of this file that is on its way. The next one waits for its answer: sent later and applied earlier, it would be
-/// overwritten by the older one.
-#[derive(Debug)]
-struct Outstanding {
-    /// How many of the oldest pending parts it publishes.
-    pending_count: usize,
-    task: Task<Result<Attr, ClientError>>,
-}
-
-#[derive(Debug, Default)]
-struct State {
-    dirty: Dirty,
-    /// Oldest first.
-    pending: VecDeque<Pending>,
-    outstanding: Option<Outstanding>,
-}
-
 struct Inner {
     client: Client,
-    handle: Handle,
+    inode: InodeId,
+    first: bool,
+    handle: Lock<Handle>,
     options: OpenOptions,
+    /// It outlives the session it was opened in, and what fails behind its back is told later.
+    shared: bool,
     block_len: usize,
     state: Mutex<State>,
+    overlay: Lock<Overlay>,
+    deferred: Lock<Option<ClientError>>,
 }
 
 impl Drop for Inner {
     fn drop(&mut self) {
         let state = self.state.get_mut();
+        self.client.core.count_dirty(state.counted, 0);
         if state.dirty.len() > 0 || !state.pending.is_empty() {
-            tracing::warn!(
-                inode = self.handle.inode().0,
-                "file dropped without flush: what was not flushed is lost"
-            );
+            tracing::warn!(inode = self.inode.0, "file dropped without flush: what was not flushed is lost");
         }
     }
 }
@@ -165,9 +142,38 @@ impl Client {
 
     /// An open file over a handle; permissions have been asked for.
     pub(super) fn file(&self, handle: Handle, options: OpenOptions) -> File {
+        self.new_file(handle, options, false)
+    }
+
+    /// A file for several openers at once, each of whom is asked for permission by the caller: nothing is asked here, and
+    /// nothing said of the inode. From here on it stays, however often it is unlinked. It outlives the session.
+    ///
+    /// # Errors
+    /// When no session can be had.
+    pub async fn share(&self, inode: InodeId) -> Result<File, ClientError> {
+        let session = self.core.session(self.core.deadline()).await?;
+        Ok(self.shared_file(session.hold(inode)))
+    }
+
+    /// As [`Client::share`], over a handle that is held.
+    pub(super) fn shared_file(&self, handle: Handle) -> File {
+        self.new_file(handle, OpenOptions { create: false, ..OpenOptions::writing() }, true)
+    }
+
+    fn new_file(&self, handle: Handle, options: OpenOptions, shared: bool) -> File {
         let block_len = usize::try_from(self.map().layout.block_len).unwrap_or(1 << 20).max(INLINE_LEN_MAX);
-        let state = Mutex::new(State::default());
-        File(Arc::new(Inner { client: self.clone(), handle, options, block_len, state }))
+        File(Arc::new(Inner {
+            client: self.clone(),
+            inode: handle.inode(),
+            first: handle.is_first(),
+            handle: Lock::new(handle),
+            options,
+            shared,
+            block_len,
+            state: Mutex::new(State::default()),
+            overlay: Lock::new(Overlay::default()),
+            deferred: Lock::new(None),
+        }))
     }
 }
 
@@ -175,14 +181,21 @@ impl File {
     /// Its inode.
     #[must_use]
     pub fn inode(&self) -> InodeId {
-        self.0.handle.inode()
+        self.0.inode
     }
 
-    fn session(&self) -> &Arc<Session> {
-        self.0.handle.session()
+    /// True if nobody of this client held the inode before: should it be an orphan, the cluster may have been told so, and it
+    /// may be freed at any moment.
+    #[must_use]
+    pub fn is_first_hold(&self) -> bool {
+        self.0.first
     }
 
-    fn core(&self) -> &Arc<Core> {
+    fn session(&self) -> Arc<Session> {
+        self.0.handle.lock().session().clone()
+    }
+
+    pub(super) fn core(&self) -> &Arc<Core> {
         &self.0.client.core
     }
 
@@ -191,10 +204,21 @@ impl File {
     /// # Errors
     /// As [`Client::getattr`].
     pub async fn attr(&self) -> Result<Attr, ClientError> {
-        let own_end = self.0.state.lock().await.end();
+        // Taken first: should a flush publish it meanwhile, it is seen twice and not never.
+        let overlay = self.overlay();
         let mut attr = self.0.client.getattr(self.inode()).await?;
-        attr.size = attr.size.max(own_end);
+        overlay.apply(&mut attr);
         Ok(attr)
+    }
+
+    /// How what was written and not published shows in the attributes.
+    #[must_use]
+    pub fn overlay(&self) -> Overlay {
+        *self.0.overlay.lock()
+    }
+
+    pub(super) async fn layers(&self, from: u64, to: u64) -> (u64, Vec<Piece>) {
+        self.0.state.lock().await.layers(from, to)
     }
 
     /// Reads `len` bytes from `offset` on, fewer at the end of the file, none behind it. All of them are held in memory.
@@ -234,12 +258,35 @@ impl File {
         Ok(out.freeze())
     }
 
-    fn writable(&self) -> Result<(), ClientError> {
+    /// Ready for a change: opened for writing, in a session that lives.
+    async fn writable(&self, state: &mut State) -> Result<(), ClientError> {
         if !self.0.options.write {
             return Err(FsError::Invalid.into());
         }
-        if self.session().is_gone() {
-            return Err(ClientError::SessionExpired { session: self.session().id() });
+        self.alive(state).await
+    }
+
+    /// In a session that lives.
+    async fn alive(&self, state: &mut State) -> Result<(), ClientError> {
+        let session = self.session();
+        if !session.is_gone() {
+            return Ok(());
+        }
+        if !self.0.shared {
+            return Err(ClientError::SessionExpired { session: session.id() });
+        }
+        let core = self.core();
+        let new = core.session(core.deadline()).await?;
+        *self.0.handle.lock() = new.hold(self.inode());
+        let lost = state.leave_session();
+        if lost > 0 {
+            tracing::error!(
+                inode = self.inode().0,
+                session = session.id().0,
+                lost,
+                "unpublished bytes lost with the session"
+            );
+            *self.0.deferred.lock() = Some(ClientError::SessionExpired { session: session.id() });
         }
         Ok(())
     }
@@ -249,11 +296,22 @@ impl File {
     /// # Errors
     /// That an earlier block of this file could not be made durable (its bytes are kept for the next flush).
     pub async fn write_at(&self, offset: u64, data: Bytes) -> Result<(), ClientError> {
-        self.writable()?;
+        let cred = self.0.client.cred.clone();
+        self.write_at_as(&cred, offset, data).await
+    }
+
+    /// As [`File::write_at`], with the rights of `cred`: what a superuser writes leaves setuid and setgid alone.
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn write_at_as(&self, cred: &Cred, offset: u64, data: Bytes) -> Result<(), ClientError> {
         if offset.checked_add(data.len() as u64).is_none_or(|end| end > SIZE_MAX) {
             return Err(FsError::TooBig.into());
         }
         let mut state = self.0.state.lock().await;
+        self.writable(&mut state).await?;
+        state.wrote_as(cred);
+        self.0.overlay.lock().wrote(offset + data.len() as u64, !cred.is_root());
         // In parts, so that no more than a block is dirty however much is written at once.
         let (mut at, mut rest) = (offset, data);
         while !rest.is_empty() {
@@ -261,12 +319,21 @@ impl File {
             let part = rest.split_to(room.min(rest.len()));
             state.dirty.write(at, &part);
             at += part.len() as u64;
-            while state.dirty.is_full(self.0.block_len) {
+            self.count(&mut state);
+            while state.dirty.is_full(self.0.block_len)
+                || (state.dirty.len() >= EARLY_LEN_MIN && self.core().is_dirty_full())
+            {
                 self.start_upload(&mut state).await;
                 self.make_room(&mut state).await?;
             }
         }
         Ok(())
+    }
+
+    /// Takes the dirty bytes into the total of the client.
+    fn count(&self, state: &mut State) {
+        self.core().count_dirty(state.counted, state.dirty.len());
+        state.counted = state.dirty.len();
     }
 
     /// Sends a block's worth of what is dirty on its way; it is pending from now on.
@@ -278,11 +345,12 @@ impl File {
             let uploading = PendingState::Uploading(block.bytes, task);
             state.pending.push_back(Pending { parts: block.parts, state: uploading });
         }
+        self.count(state);
     }
 
     fn upload_task(&self, bytes: Bytes, permit: Permit) -> Task<Result<BlockRef, ClientError>> {
         let core = self.core().clone();
-        let session = self.session().clone();
+        let session = self.session();
         runtime::spawn("client-upload", async move {
             let _permit = permit;
             core.upload(&session, bytes, core.deadline()).await
@@ -312,7 +380,33 @@ impl File {
         self.flush_locked(&mut state).await
     }
 
+    /// As [`File::flush`]; besides, tells once what went wrong behind the back of the openers since the last time.
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn flush_and_report(&self) -> Result<(), ClientError> {
+        let flushed = self.flush().await;
+        let earlier = self.0.deferred.lock().take();
+        flushed.and(earlier.map_or(Ok(()), Err))
+    }
+
+    /// As [`File::flush`]; what goes wrong is kept for [`File::flush_and_report`].
+    pub async fn flush_behind(&self) {
+        if let Err(error) = self.flush().await {
+            tracing::warn!(inode = self.inode().0, %error, "background flush failed");
+            *self.0.deferred.lock() = Some(error);
+        }
+    }
+
     async fn flush_locked(&self, state: &mut State) -> Result<(), ClientError> {
+        match self.flush_once(state).await {
+            // What was in blocks of that session and is still here goes into new ones.
+            Err(ClientError::SessionExpired { .. }) if self.0.shared => self.flush_once(state).await,
+            other => other,
+        }
+    }
+
+    async fn flush_once(&self, state: &mut State) -> Result<(), ClientError> {
         if let Err(e) = self.settle(state).await {
             match e {
                 // Its answer is still to come.
@@ -324,13 +418,14 @@ impl File {
         if state.dirty.len() == 0 && state.pending.is_empty() {
             return Ok(());
         }
-        self.writable()?;
+        self.writable(state).await?;
         // Small writes ride in the publish itself; the rest becomes blocks.
         if state.dirty.len() <= INLINE_LEN_MAX
             && let Some(small) = state.dirty.take_block(INLINE_LEN_MAX)
         {
             let inline = PendingState::Inline(small.bytes);
             state.pending.push_back(Pending { parts: small.parts, state: inline });
+            self.count(state);
         }
         while state.dirty.len() > 0 {
             self.start_upload(state).await;
@@ -342,6 +437,8 @@ impl File {
             let (extents, pending_count) = state.next_publish();
             self.publish(state, extents, false, pending_count).await?;
         }
+        state.writer = None;
+        *self.0.overlay.lock() = Overlay::default();
         Ok(())
     }
 
@@ -382,8 +479,8 @@ impl File {
     ) -> Result<Attr, ClientError> {
         let core = self.core().clone();
         // In the session that owns the blocks: once it is gone, so are they.
-        let session = self.session().clone();
-        let cred = self.0.client.cred().clone();
+        let session = self.session();
+        let cred = state.writer.clone().unwrap_or_else(|| self.0.client.cred().clone());
         let task = runtime::spawn("client-publish", async move {
             match core.update_for_sure(&session, &cred, update).await? {
                 UpdateReply::Attr(attr) => Ok(attr),
@@ -419,9 +516,19 @@ impl File {
     /// # Errors
     /// As [`File::flush`].
     pub async fn append(&self, data: Bytes) -> Result<u64, ClientError> {
-        self.writable()?;
+        let cred = self.0.client.cred.clone();
+        self.append_as(&cred, data).await
+    }
+
+    /// As [`File::append`], with the rights of `cred`.
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn append_as(&self, cred: &Cred, data: Bytes) -> Result<u64, ClientError> {
         let mut state = self.0.state.lock().await;
         self.flush_locked(&mut state).await?;
+        self.writable(&mut state).await?;
+        state.wrote_as(cred);
         let len = data.len() as u64;
         if data.is_empty() {
             return Ok(self.0.client.getattr(self.inode()).await?.size);
@@ -451,6 +558,7 @@ impl File {
             }
         }
         let attr = self.publish(&mut state, extents, true, 0).await?;
+        state.writer = None;
         Ok(attr.size.saturating_sub(len))
     }
 
@@ -475,13 +583,41 @@ impl File {
     /// # Errors
     /// As [`File::flush`] and [`Client::setattr_at`].
     pub async fn set_attr(&self, set: SetAttr) -> Result<Attr, ClientError> {
-        if set.size.is_some() {
-            self.writable()?;
+        let cred = self.0.client.cred.clone();
+        let by_handle = self.0.options.write;
+        if set.size.is_some() && !by_handle {
+            return Err(FsError::Invalid.into());
         }
+        self.change_as(&cred, Update::SetAttrs(SetAttrs { inode: self.inode(), set, by_handle })).await
+    }
+
+    /// Flushes, then makes a change of this file that is answered with its attributes, with the rights of `cred`. Nothing
+    /// written before comes after it, nothing written after it comes before.
+    ///
+    /// # Errors
+    /// As [`File::flush`], and those of the change.
+    pub async fn change_as(&self, cred: &Cred, update: Update) -> Result<Attr, ClientError> {
         let mut state = self.0.state.lock().await;
-        self.flush_locked(&mut state).await?;
-        let set_attrs = SetAttrs { inode: self.inode(), set, by_handle: self.0.options.write };
-        self.update(&mut state, Update::SetAttrs(set_attrs), 0).await
+        let cut_to = match &update {
+            Update::SetAttrs(SetAttrs { set: SetAttr { size, .. }, by_handle: true, .. }) => *size,
+            _ => None,
+        };
+        let flushed = self.flush_locked(&mut state).await;
+        // A truncate is what makes room when there is none: what it cuts off need not be stored first.
+        let kept_from = cut_to.filter(|_| matches!(&flushed, Err(e) if e.fs() == Some(FsError::NoSpace)));
+        if kept_from.is_none() {
+            flushed?;
+        }
+        self.alive(&mut state).await?;
+        let writer = state.writer.replace(cred.clone());
+        let changed = self.update(&mut state, update, 0).await;
+        state.writer = if kept_from.is_some() { writer } else { None };
+        if let (Some(size), Ok(_)) = (kept_from, &changed) {
+            state.cut(size);
+            self.count(&mut state);
+            self.0.overlay.lock().cut(state.end());
+        }
+        changed
     }
 
     /// Flushes, then changes a range (`fallocate(2)`).
@@ -494,11 +630,11 @@ impl File {
         len: u64,
         mode: FallocateMode,
     ) -> Result<Attr, ClientError> {
-        self.writable()?;
-        let mut state = self.0.state.lock().await;
-        self.flush_locked(&mut state).await?;
-        let range = RangeChange { inode: self.inode(), offset, len, mode };
-        self.update(&mut state, Update::Range(range), 0).await
+        if !self.0.options.write {
+            return Err(FsError::Invalid.into());
+        }
+        let cred = self.0.client.cred.clone();
+        self.change_as(&cred, Update::Range(RangeChange { inode: self.inode(), offset, len, mode })).await
     }
 
     /// Flushes, then finds the next data or hole (`lseek(2)`).
@@ -516,92 +652,5 @@ impl File {
     /// As [`File::flush`]; what could not be flushed is lost with the last clone.
     pub async fn close(self) -> Result<(), ClientError> {
         self.flush().await
-    }
-}
-
-impl State {
-    /// The end of all that was written and not published; and its parts within `from..to`, oldest first.
-    fn layers(&self, from: u64, to: u64) -> (u64, Vec<Piece>) {
-        let mut pieces = Vec::new();
-        for pending in &self.pending {
-            for &(offset, block_offset, len) in &pending.parts {
-                let (first, last) = (offset.max(from), (offset + u64::from(len)).min(to));
-                if first >= last {
-                    continue;
-                }
-                let skip = u32::try_from(first - offset).unwrap_or(u32::MAX);
-                let part_len = u32::try_from(last - first).unwrap_or(u32::MAX);
-                let at = block_offset + skip;
-                let source = match &pending.state {
-                    PendingState::Inline(bytes)
-                    | PendingState::Uploading(bytes, _)
-                    | PendingState::Failed(bytes) => {
-                        Source::Here(bytes.slice(at as usize..(at + part_len) as usize))
-                    }
-                    PendingState::Durable(block) => Source::Block(*block, at),
-                };
-                pieces.push(Piece { offset: first, len: last - first, source });
-            }
-        }
-        for (first, bytes) in self.dirty.pieces(from, to) {
-            pieces.push(Piece { offset: first, len: bytes.len() as u64, source: Source::Here(bytes) });
-        }
-        (self.end(), pieces)
-    }
-
-    /// Extents for one publish, and how many of the oldest pending parts they are.
-    fn next_publish(&self) -> (Vec<Extent>, usize) {
-        let mut extents = Vec::new();
-        let mut count = 0;
-        for pending in &self.pending {
-            let more = pending.extents();
-            if count > 0 && extents.len() + more.len() > PUBLISH_EXTENTS_MAX {
-                break;
-            }
-            extents.extend(more);
-            count += 1;
-        }
-        (extents, count)
-    }
-
-    fn end(&self) -> u64 {
-        let ends =
-            self.pending.iter().flat_map(|p| &p.parts).map(|&(offset, _, len)| offset + u64::from(len));
-        ends.max().unwrap_or(0).max(self.dirty.end())
-    }
-}
-
-impl Pending {
-    /// Waits until it is durable or has failed.
-    async fn finish(&mut self) -> Result<(), ClientError> {
-        let PendingState::Uploading(bytes, task) = &mut self.state else { return Ok(()) };
-        // None: its runtime is being taken down.
-        let result = task.await.unwrap_or(Err(ClientError::Closed));
-        let bytes = std::mem::take(bytes);
-        match result {
-            Ok(block) => {
-                self.state = PendingState::Durable(block);
-                Ok(())
-            }
-            Err(e) => {
-                self.state = PendingState::Failed(bytes);
-                Err(e)
-            }
-        }
-    }
-
-    fn extents(&self) -> Vec<Extent> {
-        let source = |from: u32, len: u32| match &self.state {
-            PendingState::Durable(block) => Some(ExtentSource::Block { block: *block, block_offset: from }),
-            PendingState::Inline(bytes) => {
-                Some(ExtentSource::Inline(bytes.slice(from as usize..(from + len) as usize)))
-            }
-            // Not durable, so not to be published: `finish_uploads` comes first.
-            PendingState::Uploading(..) | PendingState::Failed(_) => None,
-        };
-        let extent = |&(offset, from, len): &(u64, u32, u32)| {
-            Some(Extent { offset, len: u64::from(len), source: source(from, len)? })
-        };
-        self.parts.iter().filter_map(extent).collect()
     }
 }

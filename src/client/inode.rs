@@ -180,6 +180,26 @@ impl Client {
         }
     }
 
+    /// Makes a node; of a regular file that is new, with the file, shared as [`Client::share`] has it. One update.
+    ///
+    /// # Errors
+    /// As [`Client::make`].
+    pub async fn make_shared(&self, make: MakeNode) -> Result<(Attr, Option<File>), ClientError> {
+        let deadline = self.core.deadline();
+        let session = self.core.session(deadline).await?;
+        // Until what was made is held, the session does not deny that it holds it.
+        let making = session.making();
+        match self.core.update_in(&session, &self.cred, Update::Make(make), deadline).await? {
+            UpdateReply::Made { attr, created } => {
+                let file = (created && attr.kind == FileKind::File)
+                    .then(|| self.shared_file(session.hold(attr.inode)));
+                drop(making);
+                Ok((attr, file))
+            }
+            other => Err(ClientError::Protocol(format!("{other:?} to Make"))),
+        }
+    }
+
     /// The offset of the next data or hole at or behind `offset`. What a handle has written and not flushed is not seen: see
     /// [`File::seek`].
     ///

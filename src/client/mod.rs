@@ -20,7 +20,8 @@
 //! Not here: what the namespace permits (`namespace`), what servers do (`meta`, `data`), the kernel (`mount`).
 //!
 //! Reading order: `options`, `error`; `servers`, `exchange`, `session`, `core`, `workers` (requests); `namespace`, `path`, `dir`
-//! (names); `budget`, `data_servers`, `upload`, `download`, `extents`, `file`, `inode` (open files by inode), `transfer` (data); `locks`.
+//! (names); `budget`, `data_servers`, `upload`, `download`, `extents`, `overlay`, `pending`, `file`, `inode` (open files by inode),
+//! `sectors`, `reader`, `transfer` (data); `locks`.
 
 mod budget;
 mod core;
@@ -36,7 +37,11 @@ mod inode;
 mod locks;
 mod namespace;
 mod options;
+mod overlay;
 mod path;
+mod pending;
+mod reader;
+mod sectors;
 mod servers;
 mod session;
 mod transfer;
@@ -70,7 +75,9 @@ pub use self::file::{File, OpenOptions};
 pub use self::inode::{Held, Opened, SeekFor};
 pub use self::namespace::ExtentPage;
 pub use self::options::{ClientOptions, Spread};
+pub use self::overlay::Overlay;
 pub use self::path::{Resolved, SYMLINKS_MAX, Spot};
+pub use self::reader::Reader;
 pub use self::transfer::PutOptions;
 
 /// How long the workers may take to end at `close`: longer than the closing of the session may.
@@ -143,6 +150,24 @@ impl Client {
     #[must_use]
     pub fn session_id(&self) -> Option<SessionId> {
         self.core.live_session().map(|s| s.id())
+    }
+
+    /// Bytes that files of this client have written and not sent on their way.
+    #[must_use]
+    pub fn dirty_len(&self) -> usize {
+        self.core.dirty_len()
+    }
+
+    /// They are more than they may be.
+    #[must_use]
+    pub fn is_dirty_full(&self) -> bool {
+        self.core.is_dirty_full()
+    }
+
+    /// Bytes of blocks kept for who reads them again, how often they served a read, and how often not.
+    #[must_use]
+    pub fn cache_use(&self) -> (u64, u64, u64) {
+        self.core.sectors.usage()
     }
 
     /// The newest cluster map known to this client.

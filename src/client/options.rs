@@ -32,6 +32,13 @@ pub struct ClientOptions {
     pub channel_count: usize,
     /// Bytes of blocks in flight in all uploads and downloads of this client. At least one block is always let through.
     pub memory_max: usize,
+    /// Bytes written and not on their way to data servers, of all files together; above it they go at once. (Each file
+    /// may hold less than 64 KiB beyond it.)
+    pub dirty_max: usize,
+    /// Bytes read ahead of sequential readers, of all of them together. At least one block is always let through.
+    pub read_ahead_max: usize,
+    /// Bytes of blocks kept for who reads them again; 0: none.
+    pub cache_max: usize,
     /// Blocks of one stream or file in flight at a time. Four keep three replicas on disks of 100 MB/s busy while
     /// the queue of each stays below half a second.
     pub blocks_in_flight: usize,
@@ -48,6 +55,9 @@ impl Default for ClientOptions {
             spread: Spread::Pin,
             channel_count: 1,
             memory_max: 64 << 20,
+            dirty_max: 64 << 20,
+            read_ahead_max: 32 << 20,
+            cache_max: 0,
             blocks_in_flight: 4,
         }
     }

@@ -13,7 +13,7 @@ use futures::stream::FuturesUnordered;
 
 use crate::placement::choose;
 use crate::runtime::{self, Instant};
-use crate::types::{BlockId, BlockRef, Checksum, GroupId, NodeId};
+use crate::types::{BlockId, BlockRef, Checksum, ClusterMap, FsError, GroupId, NodeId};
 use crate::wire::RpcError;
 use crate::wire::message::{DataReply, DataRequest};
 
@@ -59,11 +59,17 @@ fn pause_after(failed_count: u32) -> Duration {
     }
 }
 
+/// True if some group could take a block, and none has room for one of `len` bytes.
+fn is_full(map: &ClusterMap, len: u64) -> bool {
+    choose(map, len, 0, &[]).is_none() && choose(map, 0, 0, &[]).is_some()
+}
+
 impl Core {
     /// Makes `bytes` (1 to the length of a block) durable as a new block.
     ///
     /// # Errors
-    /// [`ClientError::NotDurable`] when no group took it before `deadline`; that the session is gone.
+    /// ENOSPC when groups could take a block and none has room for it; [`ClientError::NotDurable`] when no group took it
+    /// before `deadline`; that the session is gone.
     pub(super) async fn upload(
         &self,
         session: &Session,
@@ -92,8 +98,11 @@ impl Core {
                 failed_count += 1;
             } else if runtime::now() < deadline {
                 // The map may know of servers that are back.
-                if let Err(error) = self.refresh_map(deadline).await {
-                    last = error.to_string();
+                match self.refresh_map(deadline).await {
+                    // Servers are there and room is not: waiting would not help.
+                    Ok(map) if is_full(&map, u64::from(len)) => return Err(FsError::NoSpace.into()),
+                    Ok(_) => {}
+                    Err(error) => last = error.to_string(),
                 }
                 runtime::sleep(NO_GROUP_PAUSE).await;
             }

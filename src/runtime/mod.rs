@@ -9,6 +9,8 @@ mod random;
 mod task;
 mod time;
 
+pub use tokio::runtime::Handle;
+
 pub use process::{processor_count, resident_bytes};
 pub use random::{random_below, random_u64, random_u128, rng, shuffle};
 pub use task::{STOP_TIMEOUT, StopSignal, Task, Tasks, blocking, spawn, yield_now};

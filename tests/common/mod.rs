@@ -3,7 +3,7 @@
 //! Used by `tests/proof/` through `mod common`. Holds: every process is killed when its [`Cluster`] is dropped; every wait is
 //! for a condition, with a deadline that only something broken can miss; one cluster runs at a time on a machine,
 //! whatever runs the tests. Not here: what is promised (the tests say so).
-#![allow(dead_code, reason = "each test binary uses its part")]
+#![allow(dead_code, unused_imports, reason = "each test binary uses its part")]
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a panic is how a test says no")]
 
 pub mod cluster;

@@ -1,0 +1,123 @@
+//! Advisory locks: `flock(2)` and the record locks of `fcntl(2)`, which hold on all mounts.
+//!
+//! The kernel names owners by numbers: a process's table of files for record locks, the open file for `flock` and OFD locks.
+//! Holds: what a process has locked ends with its first close of the file, what an open file has locked ends with the
+//! open file, everything with the mount's session. What was written under a lock is published before the lock is given back.
+
+use super::super::fuse::{Answer, Errno, Interrupt, Lock as KernelLock, LockCall, LockKind as KernelKind};
+use super::convert::errno;
+use super::open_files::OpenFile;
+use super::{MountFs, SIGNAL_GRACE, caller};
+use crate::runtime;
+use crate::types::{Lock, LockKind, LockOwner, LockRange, Unlock};
+
+/// The owner of record locks. (An OFD lock comes as one of an owner who never closes: the open file itself.)
+fn record_owner(id: u64) -> LockOwner {
+    LockOwner { kind: LockKind::Posix, id }
+}
+
+fn flock_owner(id: u64) -> LockOwner {
+    LockOwner { kind: LockKind::Flock, id }
+}
+
+fn owner(call: &LockCall) -> LockOwner {
+    if call.flock { flock_owner(call.owner) } else { record_owner(call.owner) }
+}
+
+fn range(call: &LockCall) -> LockRange {
+    if call.flock {
+        return LockRange::WHOLE;
+    }
+    let last = if call.lock.end >= KernelLock::END { u64::MAX } else { call.lock.end };
+    LockRange { first: call.lock.start, last }
+}
+
+fn wanted(open: &OpenFile, call: &LockCall, wait: bool) -> Lock {
+    Lock {
+        inode: open.file.inode(),
+        owner: owner(call),
+        pid: call.lock.pid,
+        range: range(call),
+        write: call.lock.kind == KernelKind::Exclusive,
+        wait,
+    }
+}
+
+impl MountFs {
+    pub(super) async fn getlk(&self, call: LockCall) -> Result<Answer, Errno> {
+        let open = self.shared.files.get(call.handle).ok_or(Errno::BADF)?;
+        let found = self.shared.client.test_lock(wanted(&open, &call, false)).await.map_err(|e| errno(&e))?;
+        let none = KernelLock { kind: KernelKind::Unlock, ..call.lock };
+        Ok(Answer::Lock(found.map_or(none, |held| KernelLock {
+            start: held.range.first,
+            end: held.range.last.min(KernelLock::END),
+            kind: if held.write { KernelKind::Exclusive } else { KernelKind::Shared },
+            pid: held.pid,
+        })))
+    }
+
+    pub(super) async fn setlk(&self, call: LockCall) -> Result<Answer, Errno> {
+        let open = self.shared.files.get(call.handle).ok_or(Errno::BADF)?;
+        let client = &self.shared.client;
+        let done = if call.lock.kind == KernelKind::Unlock {
+            // Who gets the lock next is to see what was written under it.
+            if !open.file.overlay().is_empty() {
+                open.file.flush_behind().await;
+            }
+            client.unlock(Unlock { inode: open.file.inode(), owner: owner(&call), range: range(&call) }).await
+        } else {
+            note(&open, &call);
+            client.lock(wanted(&open, &call, false)).await
+        };
+        done.map(|()| Answer::Done).map_err(|e| errno(&e))
+    }
+
+    /// Waits for a lock, as long as it takes; a signal ends it.
+    pub(super) async fn setlk_wait(
+        &self,
+        call: LockCall,
+        pid: u32,
+        interrupt: Interrupt,
+    ) -> Result<Answer, Errno> {
+        let open = self.shared.files.get(call.handle).ok_or(Errno::BADF)?;
+        note(&open, &call);
+        let locking = self.shared.client.lock_unless(wanted(&open, &call, true), interrupt.interrupted());
+        // With servers away a place in the queue cannot be cancelled now; it is once they are back.
+        let given_up = async {
+            interrupt.interrupted().await;
+            if !caller::is_dying(pid) {
+                runtime::sleep(SIGNAL_GRACE).await;
+            }
+        };
+        tokio::select! {
+            biased;
+            locked = locking => locked.map(|()| Answer::Done).map_err(|e| errno(&e)),
+            () = given_up => Err(Errno::INTR),
+        }
+    }
+
+    /// A process has closed the file, through one descriptor: its record locks end.
+    pub(super) async fn closed_by(&self, open: &OpenFile, lock_owner: u64) -> Result<(), Errno> {
+        // Through whichever of its descriptors it took them.
+        open.lockers.lock().remove(&lock_owner);
+        let released = self.shared.client.release_owner(open.file.inode(), record_owner(lock_owner)).await;
+        released.map_err(|e| errno(&e))
+    }
+
+    /// An open file is gone: what is locked by it ends.
+    pub(super) async fn unlock_all(&self, open: &OpenFile, flock: Option<u64>) {
+        let lockers: Vec<u64> = std::mem::take(&mut *open.lockers.lock()).into_iter().collect();
+        let owners = lockers.into_iter().map(record_owner).chain(flock.map(flock_owner));
+        for owner in owners {
+            if let Err(error) = self.shared.client.release_owner(open.file.inode(), owner).await {
+                tracing::warn!(inode = open.file.inode().0, %error, "a lock is not released: it ends with the session");
+            }
+        }
+    }
+}
+
+fn note(open: &OpenFile, call: &LockCall) {
+    if !call.flock {
+        open.lockers.lock().insert(call.owner);
+    }
+}

@@ -1,0 +1,203 @@
+//! The filesystem behind the kernel: each operation becomes calls of the client library.
+//!
+//! The transport calls [`MountFs::call`]. Reading order: `caller`, `convert`, `open_files`, then a family of operations a file:
+//! `names`, `attrs`, `opening`, `data`, `dirs`, `locks`; `behind` is what runs without being asked.
+//!
+//! Holds: no lease is given yet, so nothing of names and attributes is kept, here or in the kernel: its times to live are
+//! zero, and each question goes to the cluster. Data follows close-to-open; the openers on this mount see each other's
+//! writes at once. No operation outlives its deadline, save a lock that waits.
+//! Not here: permissions, which the cluster decides with the rights of the caller.
+
+mod attrs;
+mod behind;
+mod caller;
+mod convert;
+mod data;
+mod dirs;
+mod locks;
+mod names;
+mod open_files;
+mod opening;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::future::BoxFuture;
+
+use crate::client::Client;
+use crate::runtime;
+use crate::types::{InodeId, Name};
+
+use super::fuse::{Answer, Errno, Filesystem, Interrupt, Op, Request};
+
+use self::dirs::OpenDir;
+use self::open_files::{Handles, OpenFile, OpenInodes};
+
+/// What the kernel may keep of names and attributes: nothing.
+const TTL: Duration = Duration::ZERO;
+
+/// After a signal that does not kill, an operation gets this long to end by itself: programs get signals all the time (timers,
+/// children) and do not expect `mkdir` to fail for it. One that hangs can be left by then.
+const SIGNAL_GRACE: Duration = Duration::from_secs(1);
+
+/// Over the deadline of the client's calls: an operation of several calls ends by then as well.
+const DEADLINE_SLACK: Duration = Duration::from_secs(1);
+
+/// How the filesystem behaves.
+#[derive(Clone, Debug)]
+pub struct FsOptions {
+    /// The directory that is the root of the mount.
+    pub root: InodeId,
+    /// Longest time of an operation.
+    pub timeout: Duration,
+    /// How old written bytes become before they are sent.
+    pub flush_age: Duration,
+}
+
+/// The filesystem of one mount. Clones are the same one.
+#[derive(Clone, Debug)]
+pub struct MountFs {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    client: Client,
+    options: FsOptions,
+    inodes: OpenInodes,
+    files: Handles<OpenFile>,
+    dirs: Handles<OpenDir>,
+}
+
+impl MountFs {
+    /// Over a client that is connected with a superuser's rights.
+    #[must_use]
+    pub fn new(client: Client, options: FsOptions) -> Self {
+        let shared = Shared {
+            client,
+            options,
+            inodes: OpenInodes::default(),
+            files: Handles::default(),
+            dirs: Handles::default(),
+        };
+        Self { shared: Arc::new(shared) }
+    }
+
+    /// Its client.
+    #[must_use]
+    pub fn client(&self) -> &Client {
+        &self.shared.client
+    }
+
+    /// Open files and directories.
+    #[must_use]
+    pub fn open_counts(&self) -> (usize, usize) {
+        (self.shared.files.len(), self.shared.dirs.len())
+    }
+
+    /// The inode behind a number of the kernel.
+    fn inode(&self, number: u64) -> InodeId {
+        if number == Request::ROOT { self.shared.options.root } else { InodeId(number) }
+    }
+
+    /// The number by which the kernel knows an inode.
+    fn number(&self, inode: InodeId) -> u64 {
+        if inode == self.shared.options.root { Request::ROOT } else { inode.0 }
+    }
+
+    fn dispatch(&self, request: Request) -> BoxFuture<'_, Result<Answer, Errno>> {
+        let Request { inode: number, caller, op, .. } = request;
+        let inode = self.inode(number);
+        match op {
+            Op::Lookup { name } => Box::pin(self.lookup(caller, inode, name)),
+            Op::Getattr { .. } => Box::pin(self.getattr(inode)),
+            Op::Setattr(set) => Box::pin(self.setattr(caller, inode, set)),
+            Op::Readlink => Box::pin(self.readlink(inode)),
+            Op::Symlink { name, target } => Box::pin(self.symlink(caller, inode, name, target)),
+            Op::Mknod { name, mode, umask, rdev } => {
+                Box::pin(self.mknod(caller, inode, name, mode, umask, rdev))
+            }
+            Op::Mkdir { name, mode, umask } => Box::pin(self.mkdir(caller, inode, name, mode, umask)),
+            Op::Unlink { name } => Box::pin(self.unlink(caller, inode, name)),
+            Op::Rmdir { name } => Box::pin(self.rmdir(caller, inode, name)),
+            Op::Rename { name, new_parent, new_name, flags } => {
+                Box::pin(self.rename(caller, inode, name, self.inode(new_parent), new_name, flags))
+            }
+            Op::Link { target, name } => Box::pin(self.link(caller, self.inode(target), inode, name)),
+            Op::Open { flags, .. } => Box::pin(self.open(caller, inode, flags)),
+            Op::Create { name, mode, umask, flags, .. } => {
+                Box::pin(self.create(caller, inode, name, mode, umask, flags))
+            }
+            Op::Read { handle, offset, len, .. } => Box::pin(self.read(handle, offset, len)),
+            Op::Write { handle, offset, data, flags, from_cache, .. } => {
+                Box::pin(self.write(caller, handle, offset, data, flags, from_cache))
+            }
+            Op::Statfs => Box::pin(self.statfs()),
+            Op::Release { handle, flock_owner, .. } => Box::pin(self.release(handle, flock_owner)),
+            Op::Fsync { handle, .. } => Box::pin(self.fsync(handle)),
+            Op::SetXattr { name, value, mode, .. } => {
+                Box::pin(self.setxattr(caller, inode, name, value, mode))
+            }
+            Op::GetXattr { name, .. } => Box::pin(self.getxattr(caller, inode, name)),
+            Op::ListXattr { .. } => Box::pin(self.listxattr(caller, inode)),
+            Op::RemoveXattr { name } => Box::pin(self.removexattr(caller, inode, name)),
+            Op::Flush { handle, lock_owner } => Box::pin(self.flush(handle, lock_owner)),
+            Op::Opendir { .. } => Box::pin(self.opendir(caller, inode)),
+            Op::Readdir { handle, offset, room, plus } => Box::pin(self.readdir(handle, offset, room, plus)),
+            Op::Releasedir { handle } => {
+                self.shared.dirs.remove(handle);
+                Box::pin(std::future::ready(Ok(Answer::Done)))
+            }
+            // Every change of a directory is durable before it is answered.
+            Op::Fsyncdir { .. } | Op::Destroy => Box::pin(std::future::ready(Ok(Answer::Done))),
+            Op::Access { mask } => Box::pin(self.access(caller, inode, mask)),
+            Op::Fallocate { handle, offset, len, mode } => {
+                Box::pin(self.fallocate(handle, offset, len, mode))
+            }
+            Op::Lseek { handle, offset, seek } => Box::pin(self.lseek(handle, offset, seek)),
+            Op::Syncfs => Box::pin(self.syncfs()),
+            Op::Tmpfile { .. } | Op::CopyFileRange { .. } => {
+                Box::pin(std::future::ready(Err(Errno::OPNOTSUPP)))
+            }
+            Op::Getlk(call) => Box::pin(self.getlk(call)),
+            // One that waits has its own way, without a deadline.
+            Op::Setlk(call) | Op::SetlkWait(call) => Box::pin(self.setlk(call)),
+        }
+    }
+}
+
+impl Filesystem for MountFs {
+    async fn call(&self, request: Request, interrupt: Interrupt) -> Result<Answer, Errno> {
+        let pid = request.caller.pid;
+        if let Op::SetlkWait(call) = request.op {
+            return self.setlk_wait(call, pid, interrupt).await;
+        }
+        let deadline = runtime::now() + self.shared.options.timeout + DEADLINE_SLACK;
+        let mut running = self.dispatch(request);
+        // What is dropped here was sent or not; the client sees to it that it takes effect at most once.
+        tokio::select! {
+            biased;
+            answer = &mut running => return answer,
+            () = runtime::sleep_until(deadline) => return Err(Errno::TIMEDOUT),
+            () = interrupt.interrupted() => {}
+        }
+        if caller::is_dying(pid) {
+            return Err(Errno::INTR);
+        }
+        tokio::select! {
+            biased;
+            answer = &mut running => answer,
+            () = runtime::sleep_until(deadline.min(runtime::now() + SIGNAL_GRACE)) => Err(Errno::INTR),
+            () = caller::dying(pid) => Err(Errno::INTR),
+        }
+    }
+
+    fn forget(&self, _inode: u64, _count: u64) {
+        // Inode numbers are never used again, and nothing is kept for those that the kernel knows.
+    }
+}
+
+/// A name as the namespace has it.
+fn name(bytes: &[u8]) -> Result<Name, Errno> {
+    Name::new(bytes).map_err(|e| convert::errno(&e.into()))
+}
