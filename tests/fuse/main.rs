@@ -138,6 +138,10 @@ fn a_tour_of_calls() {
         assert_eq!((meta.mode() & 0o7777, meta.mtime(), meta.mtime_nsec()), (0o4751, 5, 7));
         assert!(meta.created().is_ok(), "statx tells the time of creation");
 
+        let minor = rustix::fs::minor(meta.dev());
+        let read_ahead = fs::read_to_string(format!("/sys/class/bdi/0:{minor}/read_ahead_kb")).unwrap();
+        assert_eq!(read_ahead.trim(), "4096");
+
         symlink("some/where", fixture.path("link")).unwrap();
         assert_eq!(fs::read_link(fixture.path("link")).unwrap(), Path::new("some/where"));
         fs::hard_link(&file, fixture.path("second")).unwrap();
@@ -241,6 +245,28 @@ fn extended_attributes_have_sizes_and_limits() {
         assert_eq!(rustix::fs::listxattr(&path, &mut room), Ok(7));
         rustix::fs::removexattr(&path, "user.x").unwrap();
         assert_eq!(rustix::fs::getxattr(&path, "user.x", &mut room), Err(rustix::io::Errno::NODATA));
+    });
+}
+
+#[test]
+fn acls_pass_through_the_kernel_as_they_are() {
+    on_each(plain, |fixture| {
+        let path = fixture.path("file");
+        fs::write(&path, "").unwrap();
+        // Version 2, then user::rw-, user:1:rw-, group::r--, mask::rw-, other::---, each as tag, rights and id.
+        let entries: [(u16, u16, u32); 5] =
+            [(1, 6, u32::MAX), (2, 6, 1), (4, 4, u32::MAX), (16, 6, u32::MAX), (32, 0, u32::MAX)];
+        let mut acl = 2u32.to_le_bytes().to_vec();
+        for (tag, rights, id) in entries {
+            acl.extend(tag.to_le_bytes());
+            acl.extend(rights.to_le_bytes());
+            acl.extend(id.to_le_bytes());
+        }
+        const NAME: &str = "system.posix_acl_access";
+        rustix::fs::setxattr(&path, NAME, &acl, rustix::fs::XattrFlags::empty()).unwrap();
+        let mut room = [0; 100];
+        assert_eq!(rustix::fs::getxattr(&path, NAME, &mut room), Ok(acl.len()));
+        assert_eq!(&room[..acl.len()], acl);
     });
 }
 
@@ -359,7 +385,8 @@ fn more_lock_waits_than_a_ring_holds_are_refused_and_the_unlock_comes_through() 
             (0..callers).map(|_| scope.spawn(|| flock(open(), FlockOperation::LockExclusive))).collect();
         let stats = fixture.mount.as_ref().unwrap().stats();
         until(|| {
-            stats.snapshot().in_flight as usize + stats.snapshot().lock_waits_refused as usize >= callers
+            let stats = stats.snapshot();
+            stats.in_flight + stats.lock_waits_refused >= callers as u64
         });
         fs::write(fixture.path("other"), "x").unwrap();
         flock(&holder, FlockOperation::Unlock).unwrap();

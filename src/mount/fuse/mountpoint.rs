@@ -107,7 +107,9 @@ impl Mountpoint {
 
     /// True while the directory shows this mount (and not none, or another one).
     pub fn is_mounted(&self) -> bool {
-        find(&self.dir).is_some_and(|entry| entry.fs_type == FS_TYPE && entry.minor == self.minor)
+        // Without /proc nobody can tell: it may be.
+        self.minor == 0
+            || find(&self.dir).is_some_and(|entry| entry.fs_type == FS_TYPE && entry.minor == self.minor)
     }
 
     /// Unmounts, when nothing uses it any more: [`Errno::BUSY`] otherwise. No error if it is not mounted any more.

@@ -213,9 +213,7 @@ fn start<F: Filesystem>(
     let when_gone = move || {
         closing.close();
         interrupts.interrupt_all();
-        if let Some(rings) = rings {
-            rings.stop();
-        }
+        drop(rings);
     };
     let until_gone = Arc::new(Until { phase: Phase::Gone, phases, then: Some(Box::new(when_gone)) });
     // With rings in place little comes through the device.

@@ -112,7 +112,7 @@ pub struct Rings {
     depth_max: usize,
 }
 
-/// The rings of a mount that runs.
+/// The rings of a mount that runs. Their threads end when it is dropped.
 pub struct RunningRings(Vec<Arc<Queue>>);
 
 impl Rings {
@@ -176,23 +176,19 @@ impl Rings {
                     thread.run();
                 }
             });
-            if let Err(e) = spawned {
-                running.stop();
-                return Err(e.to_string());
-            }
+            spawned.map_err(|e| e.to_string())?;
         }
         drop(report);
-        if let Some(e) = reports.iter().find_map(Result::err) {
-            running.stop();
-            return Err(format!("the kernel refuses a ring: {e}"));
+        match reports.iter().find_map(Result::err) {
+            Some(e) => Err(format!("the kernel refuses a ring: {e}")),
+            None => Ok(running),
         }
-        Ok(running)
     }
 }
 
-impl RunningRings {
-    /// Tells the threads to end.
-    pub fn stop(&self) {
+/// Tells the threads to end.
+impl Drop for RunningRings {
+    fn drop(&mut self) {
         for queue in &self.0 {
             queue.stopped.store(true, Ordering::SeqCst);
             queue.wake();
