@@ -89,7 +89,7 @@ pub(super) fn run(global: &Global, args: &MountArgs) -> Result<ExitCode, Failure
     logging::start_to(global, "info", if args.tell { None } else { log_file.as_deref() })
         .map_err(Failure::usage)?;
     logging::raise_file_limit();
-    let ended = runtime()?.block_on(serve(&dir, args.tell, options));
+    let ended = runtime(global)?.block_on(serve(&dir, args.tell, options));
     if args.tell
         && let Err(failure) = &ended
     {
