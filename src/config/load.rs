@@ -108,15 +108,18 @@ fn load<T: DeserializeOwned>(source: &Source, shape: &Value) -> Result<T, Config
     for (key, value) in &source.flags {
         check_key(key, shape)?;
         builder = builder
-            .set_override(key, flag_value(key, value, shape))
+            .set_override(key, flag_value(key, value, shape)?)
             .map_err(|e| ConfigError::Read(format!("flag {key}={value}: {e}")))?;
     }
-    let place = source.file.as_ref().map_or_else(String::new, |f| format!("{}: ", f.display()));
-    let read = |e: config::ConfigError| ConfigError::Read(format!("{place}{e}"));
-    let merged = builder.build().map_err(read)?;
-    let tree: Value = merged.clone().try_deserialize().map_err(read)?;
+    let file = source.file.as_ref().map(|f| f.display().to_string());
+    let place = file.as_ref().map_or_else(String::new, |f| format!("{f}: "));
+    let merged = builder.build().map_err(|e| ConfigError::Read(format!("{place}{e}")))?;
+    // From here on a value may come from the environment or a flag as well.
+    let place = file.as_ref().map_or_else(String::new, |f| format!("{f}, environment and flags together: "));
+    let misread = |e: config::ConfigError| ConfigError::Read(format!("{place}{e}"));
+    let tree: Value = merged.clone().try_deserialize().map_err(misread)?;
     check_keys("", &tree, shape)?;
-    merged.try_deserialize().map_err(read)
+    merged.try_deserialize().map_err(misread)
 }
 
 fn read(file: &Path) -> Result<String, ConfigError> {
@@ -156,15 +159,22 @@ fn environment(env: &[(String, String)], shape: &Value) -> Environment {
 }
 
 /// A flag's value as the shape wants it: a list is separated by commas.
-fn flag_value(key: &str, value: &str, shape: &Value) -> config::Value {
+fn flag_value(key: &str, value: &str, shape: &Value) -> Result<config::Value, ConfigError> {
+    let refused = |allowed: &str| Err(ConfigError::value(key, value, allowed));
     match at(key, shape) {
+        Some(Value::Array(of)) if of.first().is_some_and(Value::is_object) => {
+            refused("set in the file: it is a list of tables")
+        }
+        Some(Value::Object(_)) => {
+            refused("set key by key, for instance timers.heartbeat_ms=50: it is a table")
+        }
         Some(Value::Array(_)) => {
             let list: Vec<&str> = value.split(',').map(str::trim).filter(|s| !s.is_empty()).collect();
-            list.into()
+            Ok(list.into())
         }
-        Some(Value::Number(_)) => value.parse::<i64>().map_or_else(|_| value.into(), Into::into),
-        Some(Value::Bool(_)) => value.parse::<bool>().map_or_else(|_| value.into(), Into::into),
-        _ => value.into(),
+        Some(Value::Number(_)) => value.parse::<i64>().map(Into::into).or_else(|_| refused("a whole number")),
+        Some(Value::Bool(_)) => value.parse::<bool>().map(Into::into).or_else(|_| refused("true or false")),
+        _ => Ok(value.into()),
     }
 }
 
@@ -352,6 +362,11 @@ mod tests {
         assert!(told.contains("missing") && told.contains("node"), "{told}");
         let told = meta(META, &[], &[("replicas", "many")]).unwrap_err().to_string();
         assert!(told.contains("many") && told.contains("replicas"), "{told}");
+        assert_eq!(told, "replicas = many: must be a whole number");
+        for (key, value) in [("peers", "1"), ("timers", "1")] {
+            let told = meta(META, &[], &[(key, value)]).unwrap_err().to_string();
+            assert!(told.starts_with(&format!("{key} = 1: must be set ")), "{told}");
+        }
         let told = meta("node = [", &[], &[]).unwrap_err().to_string();
         assert!(told.contains("TOML") || told.contains("line"), "{told}");
     }
