@@ -1,7 +1,8 @@
 //! From files, environment and flags to a validated configuration.
 //!
 //! Called once by `cli` at start. Holds: an unknown key is refused with the nearest known one, wherever it came from,
-//! except in the environment, where other programs may own variables of the same prefix: there it is logged.
+//! except in the environment, where other programs may own variables of the same prefix: there it is logged, unless it steps
+//! into one of our tables.
 //! Not here: what the keys mean (`meta`, `data`).
 
 use std::fmt::Display;
@@ -104,7 +105,7 @@ fn load<T: DeserializeOwned>(source: &Source, shape: &Value) -> Result<T, Config
         let text = read(file)?;
         builder = builder.add_source(File::from_str(&text, FileFormat::Toml));
     }
-    builder = builder.add_source(environment(&source.env, shape));
+    builder = builder.add_source(environment(&source.env, shape)?);
     for (key, value) in &source.flags {
         check_key(key, shape)?;
         builder = builder
@@ -129,7 +130,7 @@ fn read(file: &Path) -> Result<String, ConfigError> {
 
 /// Variables whose name is a key of this role. Others are logged and left alone: an orchestrator may set
 /// variables such as `POHMELFS_SERVICE_HOST` for reasons of its own.
-fn environment(env: &[(String, String)], shape: &Value) -> Environment {
+fn environment(env: &[(String, String)], shape: &Value) -> Result<Environment, ConfigError> {
     let mut known = config::Map::new();
     for (name, value) in env {
         let Some(rest) = name.strip_prefix(ENV_PREFIX) else { continue };
@@ -139,6 +140,11 @@ fn environment(env: &[(String, String)], shape: &Value) -> Environment {
         }
         if at(&key, shape).is_some() {
             known.insert(name.clone(), value.clone());
+        } else if key.split_once('.').is_some_and(|(table, _)| at(table, shape).is_some_and(Value::is_object))
+        {
+            let nearest = nearest(&key, shape)
+                .map(|key| format!("{ENV_PREFIX}{}", key.to_uppercase().replace('.', "__")));
+            return Err(ConfigError::UnknownKey { key: name.clone(), nearest });
         } else {
             let nearest = nearest(&key, shape).unwrap_or_default();
             tracing::warn!(variable = %name, %nearest, "variable of the environment is no key of this server");
@@ -155,7 +161,7 @@ fn environment(env: &[(String, String)], shape: &Value) -> Environment {
             source = source.with_list_parse_key(&key);
         }
     }
-    source
+    Ok(source)
 }
 
 /// A flag's value as the shape wants it: a list is separated by commas.
@@ -349,6 +355,10 @@ mod tests {
     fn a_variable_that_is_no_key_is_left_alone() {
         let env = [("POHMELFS_CLUSTER", "a:1"), ("POHMELFS_SERVICE_HOST", "10.0.0.1"), ("HOME", "/")];
         assert!(meta(META, &env, &[]).is_ok());
+        // One that steps into a table of ours can mean nothing else.
+        let told = meta(META, &[("POHMELFS_TIMERS__HARTBEAT_MS", "5")], &[]).unwrap_err().to_string();
+        let meant = "POHMELFS_TIMERS__HEARTBEAT_MS";
+        assert_eq!(told, format!("unknown key `POHMELFS_TIMERS__HARTBEAT_MS`: did you mean `{meant}`?"));
     }
 
     #[test]
