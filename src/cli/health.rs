@@ -6,9 +6,13 @@ use std::time::Duration;
 use clap::Args;
 
 use super::Failure;
-use crate::http;
+use crate::{config, http};
 
 #[derive(Clone, Debug, Args)]
+#[command(after_help = "\
+Examples:
+  pohmelfs health 127.0.0.1:7011
+  pohmelfs health --alive 127.0.0.1:7011")]
 pub(super) struct HealthArgs {
     /// HOST:PORT of the server's HTTP
     address: String,
@@ -21,6 +25,7 @@ pub(super) struct HealthArgs {
 }
 
 pub(super) async fn run(args: &HealthArgs) -> Result<ExitCode, Failure> {
+    config::check_address("address", &args.address, false).map_err(Failure::usage)?;
     let target = if args.alive { "/healthz" } else { "/readyz" };
     let timeout = Duration::from_millis(args.timeout_ms);
     let (status, body) = http::get(&args.address, target, timeout).await.map_err(Failure::new)?;

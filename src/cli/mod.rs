@@ -21,11 +21,20 @@ use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
 
+use crate::config;
 use crate::types::NodeAddress;
+
+const EXAMPLES: &str = "\
+Examples:
+  pohmelfs meta --config meta-1.toml                runs a metadata server
+  pohmelfs data --config data-1.toml                runs a data server
+  export POHMELFS_CLUSTER=host1:7001,host2:7001     what all commands below need
+  pohmelfs status
+  pohmelfs fs put -r photos /";
 
 /// POHMELFS: a distributed, parallel, highly available filesystem.
 #[derive(Debug, Parser)]
-#[command(name = "pohmelfs", version, propagate_version = true, max_term_width = 110)]
+#[command(name = "pohmelfs", version, propagate_version = true, max_term_width = 110, after_help = EXAMPLES)]
 struct Cli {
     #[command(flatten)]
     global: Global,
@@ -33,17 +42,27 @@ struct Cli {
     command: Command,
 }
 
+/// Where help lists the flags of every command.
+const COMMON: &str = "Options of every command";
+
 /// Flags of every command.
 #[derive(Clone, Debug, Args)]
 pub(crate) struct Global {
     /// Metadata servers, HOST:PORT, separated by commas
-    #[arg(long, global = true, env = "POHMELFS_CLUSTER", value_name = "ADDRESSES")]
+    #[arg(long, global = true, env = "POHMELFS_CLUSTER", value_name = "ADDRESSES", help_heading = COMMON)]
     pub(crate) cluster: Option<String>,
     /// What is logged: a level, or directives such as `info,pohmelfs::net=debug`
-    #[arg(long, global = true, env = "POHMELFS_LOG", value_name = "FILTER")]
+    #[arg(long, global = true, env = "POHMELFS_LOG", value_name = "FILTER", help_heading = COMMON)]
     pub(crate) log: Option<String>,
     /// How it is logged
-    #[arg(long, global = true, env = "POHMELFS_LOG_FORMAT", default_value = "text", value_name = "FORMAT")]
+    #[arg(
+        long,
+        global = true,
+        env = "POHMELFS_LOG_FORMAT",
+        default_value = "text",
+        value_name = "FORMAT",
+        help_heading = COMMON
+    )]
     pub(crate) log_format: logging::Format,
     /// Threads that answer requests, beside those that wait for disks: one a processor unless said otherwise. Fewer where
     /// several servers share a machine
@@ -55,8 +74,19 @@ pub(crate) struct Global {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Run a metadata server
+    #[command(after_help = "\
+Examples:
+  pohmelfs meta --config /etc/pohmelfs/meta-1.toml
+  pohmelfs meta --config meta-1.toml --check
+  pohmelfs meta --config meta-1.toml --set limits.cache_bytes=1073741824
+  POHMELFS_REPLICAS=2 pohmelfs meta --config meta-1.toml")]
     Meta(ServeArgs),
     /// Run a data server
+    #[command(after_help = "\
+Examples:
+  pohmelfs data --config /etc/pohmelfs/data-1.toml
+  pohmelfs data --config data-1.toml --check
+  pohmelfs data --config data-1.toml --set directories=/disk1/pohmelfs,/disk2/pohmelfs")]
     Data(ServeArgs),
     /// Show the whole cluster: health, servers, groups, space
     Status(status::StatusArgs),
@@ -77,6 +107,9 @@ enum Command {
     /// Measure a running cluster; leaves nothing behind
     Bench(bench::BenchArgs),
     /// Print the version
+    #[command(after_help = "\
+Examples:
+  pohmelfs version")]
     Version,
 }
 
@@ -131,15 +164,12 @@ impl Global {
     /// The metadata servers that `--cluster` or `POHMELFS_CLUSTER` names.
     ///
     /// # Errors
-    /// When it is missing or empty.
+    /// When it is missing or empty, or an address cannot be one.
     pub(crate) fn servers(&self) -> Result<Vec<NodeAddress>, Failure> {
         let list = self.cluster.as_deref().unwrap_or_default();
-        let servers: Vec<NodeAddress> = list
-            .split(',')
-            .map(str::trim)
-            .filter(|s| !s.is_empty())
-            .map(|s| NodeAddress(s.to_owned()))
-            .collect();
+        let given = || list.split(',').map(str::trim).filter(|s| !s.is_empty());
+        given().try_for_each(|s| config::check_address("--cluster", s, false)).map_err(Failure::usage)?;
+        let servers: Vec<NodeAddress> = given().map(|s| NodeAddress(s.to_owned())).collect();
         if servers.is_empty() {
             return Err(Failure::usage(
                 "no metadata servers: give --cluster HOST:PORT,... or set POHMELFS_CLUSTER (of a local cluster: \
@@ -162,7 +192,7 @@ pub fn main() -> ExitCode {
         Ok(code) => code,
         Err(failure) => {
             if !failure.message.is_empty() {
-                eprintln!("pohmelfs: {}", failure.message);
+                text::complain(&failure.message);
             }
             ExitCode::from(failure.code)
         }
@@ -223,6 +253,24 @@ mod tests {
     }
 
     #[test]
+    fn every_command_has_help_with_examples() {
+        fn walk(command: &clap::Command, path: &str) {
+            let help = command.clone().render_long_help().to_string();
+            let (_, examples) =
+                help.split_once("Examples:").unwrap_or_else(|| panic!("{path} has no examples"));
+            // What a command groups may be shown by examples of what is below it.
+            assert!(
+                examples.contains(&format!("{path} ")) || examples.contains(&format!("{path}\n")),
+                "{path}: {examples}"
+            );
+            for below in command.get_subcommands().filter(|c| c.get_name() != "help") {
+                walk(below, &format!("{path} {}", below.get_name()));
+            }
+        }
+        walk(&Cli::command(), "pohmelfs");
+    }
+
+    #[test]
     fn servers_are_separated_by_commas() {
         let of = |list: &str| {
             let cli = Cli::try_parse_from(["pohmelfs", "version", "--cluster", list]).unwrap();
@@ -230,6 +278,10 @@ mod tests {
         };
         assert_eq!(of("a:1, b:2,").unwrap(), ["a:1", "b:2"]);
         assert_eq!(of(" ,").unwrap_err().code, 2);
+        for wrong in ["meta-1", "a:1,http://b:2/", "a:99999", "a:0"] {
+            let failure = of(wrong).unwrap_err();
+            assert!(failure.code == 2 && failure.message.starts_with("--cluster = "), "{}", failure.message);
+        }
     }
 
     #[test]

@@ -22,6 +22,7 @@ use crate::wire::status::{ClusterStatus, PathStatus, ServerRole, ServerStatus, S
 const STARTING: u16 = 3900;
 
 pub(super) fn meta(global: &Global, args: &ServeArgs) -> Result<ExitCode, Failure> {
+    start_log(global)?;
     let config = config::load_meta(&source(args)).map_err(Failure::usage)?;
     let identity = ServerStatus {
         role: ServerRole::Meta,
@@ -32,10 +33,11 @@ pub(super) fn meta(global: &Global, args: &ServeArgs) -> Result<ExitCode, Failur
         ..starting()
     };
     let http = config.http_listen.clone();
-    serve(global, args, identity, &http, || roles::start_meta(config))
+    serve(args, identity, &http, || roles::start_meta(config))
 }
 
 pub(super) fn data(global: &Global, args: &ServeArgs) -> Result<ExitCode, Failure> {
+    start_log(global)?;
     let config = config::load_data(&source(args)).map_err(Failure::usage)?;
     let identity = ServerStatus {
         role: ServerRole::Data,
@@ -46,7 +48,12 @@ pub(super) fn data(global: &Global, args: &ServeArgs) -> Result<ExitCode, Failur
         ..starting()
     };
     let http = config.http_listen.clone();
-    serve(global, args, identity, &http, || roles::start_data(config))
+    serve(args, identity, &http, || roles::start_data(config))
+}
+
+/// Before the configuration is read: variables of the environment that no key has are told there.
+fn start_log(global: &Global) -> Result<(), Failure> {
+    logging::start(global, "info").map_err(Failure::usage)
 }
 
 fn source(args: &ServeArgs) -> Source {
@@ -65,7 +72,6 @@ fn starting() -> ServerStatus {
 type Started = BoxFuture<'static, Result<Box<dyn Role>, String>>;
 
 fn serve(
-    global: &Global,
     args: &ServeArgs,
     identity: ServerStatus,
     http: &str,
@@ -75,7 +81,6 @@ fn serve(
         println!("{}: fine", args.config.display());
         return Ok(ExitCode::SUCCESS);
     }
-    logging::start(global, "info").map_err(Failure::usage)?;
     logging::raise_file_limit();
     let config: &Path = &args.config;
     let (role, name) = (identity.role, identity.name.clone());

@@ -26,6 +26,11 @@ use crate::wire::{Class, Hello, Role};
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 
 #[derive(Clone, Debug, Args)]
+#[command(after_help = "\
+Examples:
+  pohmelfs status
+  pohmelfs status --watch --every 5
+  pohmelfs status --json | jq -r .health")]
 pub(super) struct StatusArgs {
     /// As JSON, as `GET /cluster` gives it
     #[arg(long)]
@@ -86,9 +91,7 @@ async fn ask(channels: &[(NodeAddress, Channel)]) -> Result<ClusterStatus, Failu
             Err(error) => errors.push(error),
         }
     }
-    without_leader.ok_or_else(|| {
-        Failure::new(format!("no metadata server answers: {}. Are they running?", errors.join("; ")))
-    })
+    without_leader.ok_or_else(|| Failure::new(format!("no metadata server answers: {}", errors.join("; "))))
 }
 
 async fn ask_one(

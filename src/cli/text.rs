@@ -87,6 +87,26 @@ pub(super) fn shown(bytes: &[u8]) -> String {
     text
 }
 
+/// One complaint on standard error. Names in it may hold anything: what could steer a terminal is escaped. A message of
+/// several lines (a mistake in a configuration, with the place marked) keeps them.
+pub(super) fn complain(message: &str) {
+    let lines: Vec<String> = message.trim_end().split('\n').map(|line| shown(line.as_bytes())).collect();
+    eprintln!("pohmelfs: {}", lines.join("\n"));
+}
+
+/// A path for programs: as it is if it is UTF-8; else escaped for the eye, and exactly as `path_encoded`, in the form that
+/// `/lookup?path=` takes.
+pub(super) fn put_path(object: &mut serde_json::Value, path: &[u8]) {
+    if let Ok(text) = std::str::from_utf8(path) {
+        object["path"] = text.into();
+        return;
+    }
+    let plain = |b: u8| b.is_ascii_alphanumeric() || b"/-_.~".contains(&b);
+    let encode = |b: &u8| if plain(*b) { char::from(*b).to_string() } else { format!("%{b:02X}") };
+    object["path"] = shown(path).into();
+    object["path_encoded"] = path.iter().map(encode).collect::<String>().into();
+}
+
 /// A size: for people, or exact.
 pub(super) fn size(bytes: u64, exact: bool) -> String {
     if exact { bytes.to_string() } else { HumanBytes(bytes).to_string() }
@@ -214,6 +234,17 @@ mod tests {
         assert_eq!(time(Timestamp::from_parts(951_782_400, 0)), "2000-02-29 00:00:00");
         assert_eq!(time(Timestamp::from_parts(1_795_392_000 + 3661, 5)), "2026-11-23 01:01:01");
         assert_eq!(time(Timestamp::from_parts(-1, 0)), "1969-12-31 23:59:59");
+    }
+
+    #[test]
+    fn a_path_reaches_a_program_whole() {
+        let of = |path: &[u8]| {
+            let mut object = serde_json::json!({});
+            put_path(&mut object, path);
+            object
+        };
+        assert_eq!(of(b"/a\\xff\n"), serde_json::json!({"path": "/a\\xff\n"}));
+        assert_eq!(of(b"/a\xff %"), serde_json::json!({"path": "/a\\xff %", "path_encoded": "/a%FF%20%25"}));
     }
 
     #[test]

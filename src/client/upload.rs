@@ -180,7 +180,12 @@ async fn store(
                 server.avoid();
             }
             Err(error) => {
-                tracing::warn!(block = %id, replica = server.node.0, step = "put", reason = %error, "replica refused");
+                // Said once: one that is full or gone refuses every attempt until the deadline.
+                if server.is_avoided() {
+                    tracing::debug!(block = %id, replica = server.node.0, step = "put", reason = %error, "replica refused again");
+                } else {
+                    tracing::warn!(block = %id, replica = server.node.0, step = "put", reason = %error, "replica refused");
+                }
                 attempt.last_error = Some(error.to_string());
                 if !matches!(error, RpcError::Busy { .. }) {
                     server.avoid();

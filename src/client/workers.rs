@@ -14,6 +14,7 @@ use crate::runtime::{self, StopSignal};
 use crate::types::{Cred, InodeId, Query, Update, codec};
 use crate::wire::message::{KeepAlive, MetaReply, MetaRequest, kind};
 
+use super::ClientError;
 use super::core::Core;
 use super::exchange::Patience;
 use super::session::{Session, Ticket};
@@ -111,6 +112,10 @@ async fn follow_map(core: Arc<Core>, stop: StopSignal) {
             fetched = core.refresh_map(core.deadline()) => fetched,
         };
         if let Err(error) = fetched {
+            // The client was closed a moment before its tasks were told.
+            if matches!(error, ClientError::Closed) {
+                return;
+            }
             tracing::warn!(%error, "cluster map not refreshed");
             runtime::sleep(RETRY_PAUSE).await;
             core.map_wanted.notify_one();

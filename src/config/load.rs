@@ -1,7 +1,8 @@
 //! From files, environment and flags to a validated configuration.
 //!
 //! Called once by `cli` at start. Holds: an unknown key is refused with the nearest known one, wherever it came from,
-//! except in the environment, where other programs may own variables of the same prefix: there it is logged.
+//! except in the environment, where other programs may own variables of the same prefix: there it is logged, unless it steps
+//! into one of our tables.
 //! Not here: what the keys mean (`meta`, `data`).
 
 use std::fmt::Display;
@@ -104,19 +105,22 @@ fn load<T: DeserializeOwned>(source: &Source, shape: &Value) -> Result<T, Config
         let text = read(file)?;
         builder = builder.add_source(File::from_str(&text, FileFormat::Toml));
     }
-    builder = builder.add_source(environment(&source.env, shape));
+    builder = builder.add_source(environment(&source.env, shape)?);
     for (key, value) in &source.flags {
         check_key(key, shape)?;
         builder = builder
-            .set_override(key, flag_value(key, value, shape))
+            .set_override(key, flag_value(key, value, shape)?)
             .map_err(|e| ConfigError::Read(format!("flag {key}={value}: {e}")))?;
     }
-    let place = source.file.as_ref().map_or_else(String::new, |f| format!("{}: ", f.display()));
-    let read = |e: config::ConfigError| ConfigError::Read(format!("{place}{e}"));
-    let merged = builder.build().map_err(read)?;
-    let tree: Value = merged.clone().try_deserialize().map_err(read)?;
+    let file = source.file.as_ref().map(|f| f.display().to_string());
+    let place = file.as_ref().map_or_else(String::new, |f| format!("{f}: "));
+    let merged = builder.build().map_err(|e| ConfigError::Read(format!("{place}{e}")))?;
+    // From here on a value may come from the environment or a flag as well.
+    let place = file.as_ref().map_or_else(String::new, |f| format!("{f}, environment and flags together: "));
+    let misread = |e: config::ConfigError| ConfigError::Read(format!("{place}{e}"));
+    let tree: Value = merged.clone().try_deserialize().map_err(misread)?;
     check_keys("", &tree, shape)?;
-    merged.try_deserialize().map_err(read)
+    merged.try_deserialize().map_err(misread)
 }
 
 fn read(file: &Path) -> Result<String, ConfigError> {
@@ -126,7 +130,7 @@ fn read(file: &Path) -> Result<String, ConfigError> {
 
 /// Variables whose name is a key of this role. Others are logged and left alone: an orchestrator may set
 /// variables such as `POHMELFS_SERVICE_HOST` for reasons of its own.
-fn environment(env: &[(String, String)], shape: &Value) -> Environment {
+fn environment(env: &[(String, String)], shape: &Value) -> Result<Environment, ConfigError> {
     let mut known = config::Map::new();
     for (name, value) in env {
         let Some(rest) = name.strip_prefix(ENV_PREFIX) else { continue };
@@ -136,6 +140,11 @@ fn environment(env: &[(String, String)], shape: &Value) -> Environment {
         }
         if at(&key, shape).is_some() {
             known.insert(name.clone(), value.clone());
+        } else if key.split_once('.').is_some_and(|(table, _)| at(table, shape).is_some_and(Value::is_object))
+        {
+            let nearest = nearest(&key, shape)
+                .map(|key| format!("{ENV_PREFIX}{}", key.to_uppercase().replace('.', "__")));
+            return Err(ConfigError::UnknownKey { key: name.clone(), nearest });
         } else {
             let nearest = nearest(&key, shape).unwrap_or_default();
             tracing::warn!(variable = %name, %nearest, "variable of the environment is no key of this server");
@@ -152,19 +161,26 @@ fn environment(env: &[(String, String)], shape: &Value) -> Environment {
             source = source.with_list_parse_key(&key);
         }
     }
-    source
+    Ok(source)
 }
 
 /// A flag's value as the shape wants it: a list is separated by commas.
-fn flag_value(key: &str, value: &str, shape: &Value) -> config::Value {
+fn flag_value(key: &str, value: &str, shape: &Value) -> Result<config::Value, ConfigError> {
+    let refused = |allowed: &str| Err(ConfigError::value(key, value, allowed));
     match at(key, shape) {
+        Some(Value::Array(of)) if of.first().is_some_and(Value::is_object) => {
+            refused("set in the file: it is a list of tables")
+        }
+        Some(Value::Object(_)) => {
+            refused("set key by key, for instance timers.heartbeat_ms=50: it is a table")
+        }
         Some(Value::Array(_)) => {
             let list: Vec<&str> = value.split(',').map(str::trim).filter(|s| !s.is_empty()).collect();
-            list.into()
+            Ok(list.into())
         }
-        Some(Value::Number(_)) => value.parse::<i64>().map_or_else(|_| value.into(), Into::into),
-        Some(Value::Bool(_)) => value.parse::<bool>().map_or_else(|_| value.into(), Into::into),
-        _ => value.into(),
+        Some(Value::Number(_)) => value.parse::<i64>().map(Into::into).or_else(|_| refused("a whole number")),
+        Some(Value::Bool(_)) => value.parse::<bool>().map(Into::into).or_else(|_| refused("true or false")),
+        _ => Ok(value.into()),
     }
 }
 
@@ -339,6 +355,10 @@ mod tests {
     fn a_variable_that_is_no_key_is_left_alone() {
         let env = [("POHMELFS_CLUSTER", "a:1"), ("POHMELFS_SERVICE_HOST", "10.0.0.1"), ("HOME", "/")];
         assert!(meta(META, &env, &[]).is_ok());
+        // One that steps into a table of ours can mean nothing else.
+        let told = meta(META, &[("POHMELFS_TIMERS__HARTBEAT_MS", "5")], &[]).unwrap_err().to_string();
+        let meant = "POHMELFS_TIMERS__HEARTBEAT_MS";
+        assert_eq!(told, format!("unknown key `POHMELFS_TIMERS__HARTBEAT_MS`: did you mean `{meant}`?"));
     }
 
     #[test]
@@ -352,6 +372,11 @@ mod tests {
         assert!(told.contains("missing") && told.contains("node"), "{told}");
         let told = meta(META, &[], &[("replicas", "many")]).unwrap_err().to_string();
         assert!(told.contains("many") && told.contains("replicas"), "{told}");
+        assert_eq!(told, "replicas = many: must be a whole number");
+        for (key, value) in [("peers", "1"), ("timers", "1")] {
+            let told = meta(META, &[], &[(key, value)]).unwrap_err().to_string();
+            assert!(told.starts_with(&format!("{key} = 1: must be set ")), "{told}");
+        }
         let told = meta("node = [", &[], &[]).unwrap_err().to_string();
         assert!(told.contains("TOML") || told.contains("line"), "{told}");
     }

@@ -16,7 +16,7 @@ pub use meta::{MetaConfig, MetaLimits, MetaTimers, Peer};
 use std::fmt::Display;
 
 /// `host:port` with a port in it; `what` may be any name, resolved only when it is connected to.
-fn check_address(key: &str, value: &str, port_0: bool) -> Result<(), ConfigError> {
+pub(crate) fn check_address(key: &str, value: &str, port_0: bool) -> Result<(), ConfigError> {
     let wanted = "HOST:PORT, for instance 127.0.0.1:7001 or meta-1:7001";
     let Some((host, port)) = value.rsplit_once(':') else {
         return Err(ConfigError::value(key, value, wanted));

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::config::{DataConfig, MetaConfig, Source, load_data, load_meta};
 use crate::data::store::fuzz as store;
+use crate::meta::identity;
 use crate::meta::raft::log::fuzz as log;
 use crate::meta::state::fuzz as state;
 
@@ -78,10 +79,11 @@ pub(super) fn block_file_seeds() -> Vec<Vec<u8>> {
 
 pub(super) fn identity(input: &[u8]) {
     store::identity(input);
+    identity::fuzz(input);
 }
 
 pub(super) fn identity_seeds() -> Vec<Vec<u8>> {
-    store::identity_seeds()
+    [store::identity_seeds(), identity::fuzz_seeds()].concat()
 }
 
 /// A configuration file of either role; whatever is wrong with it, the error says something.

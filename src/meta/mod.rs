@@ -5,6 +5,7 @@
 //! servers. Not here: namespace rules (`namespace`), blocks (`data`), who joins roles in one process (`cli`).
 
 mod errors;
+pub(crate) mod identity;
 mod leader;
 mod machine;
 mod peers;

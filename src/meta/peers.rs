@@ -6,7 +6,7 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use crate::net::{Channel, ChannelOptions};
-use crate::types::{LogIndex, NodeAddress, NodeId, codec};
+use crate::types::{ClusterId, LogIndex, NodeAddress, NodeId, codec};
 use crate::wire::message::{MetaReply, PeerRequest, kind};
 use crate::wire::{Class, Hello, RpcError};
 
@@ -67,6 +67,22 @@ impl Peers {
             MetaReply::Status(json) => Ok(json),
             other => Err(RpcError::Internal { reason: format!("{other:?} is no status") }),
         }
+    }
+
+    /// Those who say that they belong to another cluster than this server, within `patience`, and to which.
+    pub async fn strangers(&self, patience: Duration) -> Vec<(NodeId, ClusterId)> {
+        let asked = self.ids().map(|node| async move {
+            match self.status(node, patience).await {
+                Err(RpcError::WrongCluster { server, .. }) => Some((node, server)),
+                _ => None,
+            }
+        });
+        futures::future::join_all(asked).await.into_iter().flatten().collect()
+    }
+
+    /// From now on only servers of this cluster are connected to.
+    pub fn set_cluster(&self, cluster: ClusterId) {
+        self.channels.values().for_each(|channel| channel.set_cluster(cluster));
     }
 
     async fn call(&self, to: NodeId, request: &PeerRequest, deadline: Duration) -> Result<Bytes, RpcError> {

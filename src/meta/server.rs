@@ -8,6 +8,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::identity::Identity;
 use super::leader::NodeTimes;
 use super::peers::Peers as PeerChannels;
 use super::proposer::Proposer;
@@ -20,12 +21,15 @@ use super::{Machine, StoreError};
 use crate::config::MetaConfig;
 use crate::net::{Limits, Server};
 use crate::runtime::{self, Tasks};
-use crate::types::{NodeAddress, NodeId};
+use crate::types::{ClusterId, NodeAddress, NodeId};
 use crate::wire::status::StatusSource;
 use crate::wire::{Hello, Role};
 
 /// Largest meta of a request to a metadata server: a publish of a thousand extents or a page of blocks.
 const REQUEST_META_MAX: u32 = 1 << 20;
+
+/// How long a start waits for what the peers say of their cluster. One that runs answers in a moment.
+const STRANGER_PATIENCE: Duration = Duration::from_millis(500);
 
 /// A running metadata server.
 pub struct MetaServer {
@@ -58,6 +62,16 @@ impl MetaServer {
         let addresses: BTreeMap<NodeId, NodeAddress> =
             voters.iter().map(|v| (v.node, v.address.clone())).collect();
 
+        let directory = config.directory.clone();
+        let mut identity =
+            runtime::blocking("claim-directory", move || Identity::claim(&directory, node)).await?;
+        let mut hello = Hello::new(Role::Meta, config.name.clone());
+        hello.node = Some(node);
+        // From the first moment on: a peer of another cluster neither takes our log nor gives us its own.
+        hello.cluster = identity.cluster();
+        let channels = PeerChannels::new(node, &addresses, &hello);
+        refuse_strangers(&config, identity.cluster(), &channels).await?;
+
         let state_config = StateConfig {
             cache_bytes: config.limits.cache_bytes,
             overlay_bytes_max: config.limits.overlay_bytes,
@@ -66,8 +80,6 @@ impl MetaServer {
         };
         let state = runtime::blocking("open-state", move || State::open(state_config)).await?;
 
-        let mut hello = Hello::new(Role::Meta, config.name.clone());
-        hello.node = Some(node);
         let millis = Duration::from_millis;
         let raft_config = RaftConfig {
             timers: Timers {
@@ -85,7 +97,6 @@ impl MetaServer {
         let consensus = Consensus::start(raft_config, machine, peers, tasks).await?;
 
         let proposer = Proposer::start(consensus.clone(), config.address(), tasks);
-        let channels = PeerChannels::new(node, &addresses, &hello);
         let service = Arc::new(Service::new(node, consensus.clone(), state, proposer, channels));
         let source = Arc::new(MetaStatusSource::new(service.clone(), &config));
         service.set_status(source.clone());
@@ -97,7 +108,10 @@ impl MetaServer {
             ..Limits::default()
         };
         let listen = NodeAddress(config.listen.clone());
-        hello.cluster = service.cluster();
+        if let Some(cluster) = service.cluster() {
+            identity.adopt(cluster)?;
+        }
+        hello.cluster = identity.cluster();
         let server =
             Server::bind(&listen, hello, Entrance(service.clone()), limits, tasks).await.map_err(|e| {
                 StoreError::new(
@@ -115,7 +129,7 @@ impl MetaServer {
             layout: config.layout(),
             voters,
         };
-        worker::start(service.clone(), server, leader, tasks);
+        worker::start(service.clone(), server, identity, leader, tasks);
         let stop = tasks.stopping();
         tasks.spawn("bootstrap", async move {
             tokio::select! {
@@ -165,6 +179,33 @@ impl MetaServer {
         let state = self.service.state.clone();
         runtime::blocking("close-state", move || state.shutdown()).await;
     }
+}
+
+/// Refuses to serve when most metadata servers say they belong to another cluster: then this directory is the one that is
+/// out of place, and its server, alone, would lead and hand out another namespace. A single one that says so does not
+/// count for more than this one; and those that do not answer do not count.
+async fn refuse_strangers(
+    config: &MetaConfig,
+    ours: Option<ClusterId>,
+    peers: &PeerChannels,
+) -> Result<(), StoreError> {
+    let Some(ours) = ours else { return Ok(()) };
+    let strangers = peers.strangers(STRANGER_PATIENCE).await;
+    let list: Vec<String> = strangers.iter().map(|(node, theirs)| format!("{node} to {theirs}")).collect();
+    if strangers.len() * 2 > config.peers.len() {
+        return Err(StoreError::new(
+            format!("directory {}", config.directory.display()),
+            format!(
+                "belongs to cluster {ours}, but of the metadata servers in `peers` {}: give this server the directory \
+                 that belongs there, or an empty one, or correct the addresses",
+                list.join(", ")
+            ),
+        ));
+    }
+    if !strangers.is_empty() {
+        tracing::error!(cluster = %ours, others = list.join(", "), "metadata servers of another cluster in `peers`");
+    }
+    Ok(())
 }
 
 /// Bounds of what a request may carry, by kind.

@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::identity::Identity;
 use super::leader::{Leader, NodeTimes};
 use super::service::Service;
 use crate::namespace::{self, Op};
@@ -32,14 +33,20 @@ pub struct LeaderConfig {
 }
 
 /// Starts the tasks.
-pub fn start(service: Arc<Service>, server: Server, config: LeaderConfig, tasks: &Tasks) {
-    tasks.spawn("learn-cluster", learn_cluster(service.clone(), server, tasks.stopping()));
+pub(super) fn start(
+    service: Arc<Service>,
+    server: Server,
+    identity: Identity,
+    config: LeaderConfig,
+    tasks: &Tasks,
+) {
+    tasks.spawn("learn-cluster", learn_cluster(service.clone(), server, identity, tasks.stopping()));
     tasks.spawn("leader-worker", run(service, config, tasks.stopping()));
 }
 
-/// Tells the listener which cluster this is, once that is known. A task of its own: the founder leads from the first
-/// moment on, and must refuse strangers all the same.
-async fn learn_cluster(service: Arc<Service>, server: Server, stop: StopSignal) {
+/// Tells the listener, the channels and the directory which cluster this is, once that is known. A task of its own: the
+/// founder leads from the first moment on, and must refuse strangers all the same.
+async fn learn_cluster(service: Arc<Service>, server: Server, mut identity: Identity, stop: StopSignal) {
     let cluster = loop {
         if let Some(cluster) = service.cluster() {
             break cluster;
@@ -51,6 +58,11 @@ async fn learn_cluster(service: Arc<Service>, server: Server, stop: StopSignal) 
     };
     tracing::info!(%cluster, "this server belongs to a cluster");
     server.set_cluster(cluster);
+    service.peers.set_cluster(cluster);
+    service.consensus.set_cluster(cluster);
+    if let Err(error) = runtime::blocking("keep-cluster", move || identity.adopt(cluster)).await {
+        tracing::error!(%error, "the directory does not keep the cluster");
+    }
 }
 
 async fn run(service: Arc<Service>, config: LeaderConfig, stop: StopSignal) {

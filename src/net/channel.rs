@@ -202,6 +202,11 @@ impl Channel {
         &self.inner.shared.address
     }
 
+    /// From now on only a peer of this cluster is connected to, whichever was met first.
+    pub fn set_cluster(&self, cluster: ClusterId) {
+        self.inner.shared.hello.lock().cluster = Some(cluster);
+    }
+
     /// The cluster the peer said it belongs to, at the latest hello.
     #[must_use]
     pub fn peer_cluster(&self) -> Option<ClusterId> {

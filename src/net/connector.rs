@@ -23,7 +23,7 @@ use tokio::sync::{Notify, Semaphore, watch};
 use crate::runtime::{Instant, now, random_below, sleep, sleep_until, timeout};
 use crate::types::{ClusterId, NodeAddress, NodeId, codec};
 use crate::wire::frame::{Decoder, Flags, Frame, FrameError, Header, KIND_HELLO, widest};
-use crate::wire::{Applied, Class, Greeting, Hello, PROTOCOL_VERSION, RpcError};
+use crate::wire::{Applied, Class, Greeting, Hello, PROTOCOL_VERSION, Role, RpcError};
 
 use super::calls::{Answer, Calls};
 use super::link::{Broken, Link, Outbox, Side};
@@ -200,6 +200,11 @@ fn admit(shared: &Shared, server: &Hello) -> Result<u16, RpcError> {
         && expected != found
     {
         return Err(RpcError::WrongNode { expected, found });
+    }
+    // Else the first request would break the connection, with words about frames.
+    if shared.class == Class::Metadata && server.role == Role::Data {
+        let reason = "a data server answers there, and a metadata server was called".to_owned();
+        return Err(RpcError::Unreachable { peer: shared.address.clone(), reason });
     }
     // Who came without a cluster stays with the first one it met.
     hello.cluster = hello.cluster.or(server.cluster);

@@ -340,6 +340,18 @@ async fn a_directory_that_cannot_be_used_is_refused() {
             let text = refusal(variant(&cluster, index, |c| elsewhere(c, &key))).await;
             contains_all(&text, &[place]);
         }
+        // What lies there is somebody else's: it is named and stays alone.
+        let letters = cluster.root().join("letters");
+        std::fs::create_dir_all(&letters).unwrap();
+        std::fs::write(letters.join("letter.txt"), "dear").unwrap();
+        let others =
+            [(letters.as_path(), "letter.txt"), (cluster.nodes[1 - index].dir.as_path(), "pohmelfs-")];
+        for (place, holds) in others {
+            let key = if index == 0 { format!("y = {place:?}") } else { format!("ies = [{place:?}]") };
+            let text = refusal(variant(&cluster, index, |c| elsewhere(c, &key))).await;
+            contains_all(&text, &[place.to_str().unwrap(), holds, "is not empty"]);
+        }
+        assert_eq!(files_below(&letters), [letters.join("letter.txt").display().to_string()]);
         // The address is taken.
         let free = cluster.root().join("free");
         let key = if index == 0 { format!("y = {free:?}") } else { format!("ies = [{free:?}]") };

@@ -16,12 +16,16 @@ use crate::client::{Client, ClientError, PutOptions};
 use crate::runtime;
 
 #[derive(Clone, Debug, Args)]
+#[command(after_help = "\
+Examples:
+  pohmelfs bench data --size 1G
+  pohmelfs bench data --size 64M --file-count 16")]
 pub(super) struct DataArgs {
     /// Size of each file: a number with K, M or G behind it
     #[arg(long, default_value = "1G", value_parser = size)]
     size: u64,
     /// Files stored and read at a time
-    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=1024))]
+    #[arg(long, default_value_t = 1, value_name = "COUNT", value_parser = clap::value_parser!(u16).range(1..=1024))]
     file_count: u16,
     /// As JSON
     #[arg(long)]

@@ -20,6 +20,10 @@ use crate::types::{InodeId, Name};
 const WARM_UP: Duration = Duration::from_millis(500);
 
 #[derive(Clone, Debug, Args)]
+#[command(after_help = "\
+Examples:
+  pohmelfs bench meta
+  pohmelfs bench meta --callers 1,64 --seconds 10 --json")]
 pub(super) struct MetaArgs {
     /// Callers at a time, one measurement for each number
     #[arg(long, value_delimiter = ',', default_value = "1,16,64,256", value_name = "COUNTS")]

@@ -17,6 +17,10 @@ use crate::runtime;
 
 /// Flags of `bench`.
 #[derive(Clone, Debug, Args)]
+#[command(after_help = "\
+Examples:
+  pohmelfs bench meta --callers 16
+  pohmelfs bench data --size 256M")]
 pub(super) struct BenchArgs {
     #[command(subcommand)]
     what: What,
@@ -25,18 +29,8 @@ pub(super) struct BenchArgs {
 #[derive(Clone, Debug, Subcommand)]
 enum What {
     /// Creates and linearizable lookups a second, with the time they took
-    ///
-    /// Examples:
-    ///   pohmelfs bench meta
-    ///   pohmelfs bench meta --callers 1,64 --seconds 10 --json
-    #[command(verbatim_doc_comment)]
     Meta(meta::MetaArgs),
     /// How fast files are stored and read back
-    ///
-    /// Examples:
-    ///   pohmelfs bench data --size 1G
-    ///   pohmelfs bench data --size 64M --file-count 16
-    #[command(verbatim_doc_comment)]
     Data(data::DataArgs),
 }
 

@@ -24,6 +24,11 @@ use crate::runtime;
 use crate::types::{Attr, FileKind, InodeId, Timestamp};
 
 #[derive(Clone, Debug, Args)]
+#[command(after_help = "\
+Examples:
+  pohmelfs fs get /photos/one.jpg .
+  pohmelfs fs get -r /photos copy
+  pohmelfs fs get /all.tar - | tar x")]
 pub(super) struct GetArgs {
     /// Trees
     #[arg(short, visible_short_alias = 'R')]

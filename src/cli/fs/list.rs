@@ -16,6 +16,10 @@ use crate::client::Client;
 use crate::types::{Attr, FileKind};
 
 #[derive(Clone, Debug, Args)]
+#[command(after_help = "\
+Examples:
+  pohmelfs fs ls -l /photos
+  pohmelfs fs ls -R --json /photos | jq -r .path")]
 pub(super) struct LsArgs {
     /// With attributes
     #[arg(short)]
@@ -35,6 +39,10 @@ pub(super) struct LsArgs {
 }
 
 #[derive(Clone, Debug, Args)]
+#[command(after_help = "\
+Examples:
+  pohmelfs fs stat /photos/one.jpg
+  pohmelfs fs stat -L --json /latest | jq .size")]
 pub(super) struct StatArgs {
     /// What symlinks lead to
     #[arg(short = 'L')]
@@ -48,6 +56,9 @@ pub(super) struct StatArgs {
 }
 
 #[derive(Clone, Debug, Args)]
+#[command(after_help = "\
+Examples:
+  pohmelfs fs tree /photos")]
 pub(super) struct TreeArgs {
     /// Of which directory
     #[arg(default_value = "/")]
@@ -55,6 +66,10 @@ pub(super) struct TreeArgs {
 }
 
 #[derive(Clone, Debug, Args)]
+#[command(after_help = "\
+Examples:
+  pohmelfs fs du /photos /music
+  pohmelfs fs du --json / | jq .used")]
 pub(super) struct DuArgs {
     /// Exact sizes
     #[arg(long)]
@@ -68,8 +83,7 @@ pub(super) struct DuArgs {
 }
 
 fn attr_json(path: &Path, attr: &Attr) -> serde_json::Value {
-    json!({
-        "path": text::shown(path.as_os_str().as_bytes()),
+    let mut object = json!({
         "inode": attr.inode.0,
         "kind": format!("{:?}", attr.kind).to_lowercase(),
         "mode": format!("{:04o}", attr.mode),
@@ -84,7 +98,9 @@ fn attr_json(path: &Path, attr: &Attr) -> serde_json::Value {
         "ctime": attr.ctime.to_string(),
         "btime": attr.btime.to_string(),
         "version": attr.version.0,
-    })
+    });
+    text::put_path(&mut object, path.as_os_str().as_bytes());
+    object
 }
 
 pub(super) async fn ls(client: &Client, args: &LsArgs) -> Result<ExitCode, Failure> {
@@ -227,8 +243,9 @@ pub(super) async fn du(client: &Client, args: &DuArgs) -> Result<ExitCode, Failu
             }
         }
         if args.json {
-            let path = text::shown(path.as_os_str().as_bytes());
-            out.json(&json!({"path": path, "size": size, "used": used, "files": files, "dirs": dirs}))?;
+            let mut object = json!({"size": size, "used": used, "files": files, "dirs": dirs});
+            text::put_path(&mut object, path.as_os_str().as_bytes());
+            out.json(&object)?;
         } else {
             let (size, used) = (text::size(size, args.bytes), text::size(used, args.bytes));
             write!(out, "{used:>12} used  {size:>12} size  {files:>8} files  {dirs:>6} dirs  ")?;

@@ -19,7 +19,7 @@ use clap::{Args, Subcommand};
 use super::connect::{connect, umask};
 use super::{Failure, Global, text};
 use crate::client::{Client, ClientError, ClientOptions};
-use crate::types::{FileKind, RenameMode};
+use crate::types::{FileKind, FsError, RenameMode};
 
 /// Files of a tree in flight at a time: small ones wait for a commit each, which many share.
 const FILES_IN_FLIGHT: usize = 32;
@@ -47,6 +47,9 @@ enum FsCommand {
     /// Show all attributes
     Stat(list::StatArgs),
     /// Write files to standard output
+    #[command(after_help = "\
+Examples:
+  pohmelfs fs cat /notes.txt")]
     Cat {
         /// Files
         #[arg(required = true)]
@@ -57,6 +60,9 @@ enum FsCommand {
     /// Copy files of the cluster to local ones; keeps modes, times, symlinks and hard links
     Get(get::GetArgs),
     /// Make directories
+    #[command(after_help = "\
+Examples:
+  pohmelfs fs mkdir -p /photos/2026/11")]
     Mkdir {
         /// Also what is missing above; existing ones are fine
         #[arg(short)]
@@ -66,6 +72,10 @@ enum FsCommand {
         paths: Vec<PathBuf>,
     },
     /// Remove files, or trees
+    #[command(after_help = "\
+Examples:
+  pohmelfs fs rm /photos/one.jpg
+  pohmelfs fs rm -rf /photos/old")]
     Rm {
         /// Directories with all that is in them
         #[arg(short, visible_short_alias = 'R')]
@@ -78,15 +88,23 @@ enum FsCommand {
         paths: Vec<PathBuf>,
     },
     /// Move or rename
+    #[command(after_help = "\
+Examples:
+  pohmelfs fs mv /photos/one.jpg /photos/first.jpg
+  pohmelfs fs mv -n /a /b /archive")]
     Mv {
         /// Refuse if the target exists
         #[arg(short, long)]
         no_clobber: bool,
         /// What to move, and at the end where to
-        #[arg(required = true, num_args = 2..)]
+        #[arg(required = true, num_args = 2.., value_names = ["SOURCE", "TARGET"])]
         paths: Vec<PathBuf>,
     },
     /// Make a hard link, or a symlink
+    #[command(after_help = "\
+Examples:
+  pohmelfs fs ln /photos/one.jpg /best.jpg
+  pohmelfs fs ln -s photos/one.jpg /best.jpg")]
     Ln {
         /// Symlink: TARGET is kept as it is written
         #[arg(short)]
@@ -146,6 +164,14 @@ async fn dispatch(client: &Client, command: &FsCommand) -> Result<ExitCode, Fail
                 };
                 match removed {
                     Err(e) if *force && e.is_not_found() => {}
+                    Err(e) if e.fs() == Some(FsError::IsDir) => {
+                        failures.note::<()>(Err(format!("{e}: use -r")))
+                    }
+                    Err(e) if e.fs() == Some(FsError::Invalid) => {
+                        failures.note::<()>(Err(format!(
+                            "{e}: neither the root nor `.` and `..` can be removed"
+                        )));
+                    }
                     other => failures.note(other),
                 }
             }
@@ -156,8 +182,12 @@ async fn dispatch(client: &Client, command: &FsCommand) -> Result<ExitCode, Fail
             let path = into_dir(client, path, target.file_name()).await?;
             if *symbolic {
                 client.symlink(target, &path).await?;
-            } else {
-                client.link(target, &path).await?;
+            } else if let Err(e) = client.link(target, &path).await {
+                let of_dir = e.fs() == Some(FsError::NotOwner)
+                    && client.stat(target).await.is_ok_and(|attr| attr.kind == FileKind::Dir);
+                let reason = "is a directory, which has only one name (EPERM): use -s for a symlink";
+                let told = || Failure::new(format!("{} {reason}", target.display()));
+                return Err(if of_dir { told() } else { e.into() });
             }
             Ok(ExitCode::SUCCESS)
         }
@@ -173,7 +203,15 @@ async fn mv(client: &Client, no_clobber: bool, paths: &[PathBuf]) -> Result<Exit
     let mut failures = Failures::default();
     for source in sources {
         let target = into_dir(client, target, source.file_name()).await?;
-        failures.note(client.rename(source, &target, mode).await);
+        let moved = client.rename(source, &target, mode).await.map_err(|e| match e.fs() {
+            Some(e @ FsError::Exists) => format!("{}: {e}", target.display()),
+            Some(e @ FsError::Invalid) => {
+                let reason = "neither the root nor a directory into itself can be moved";
+                format!("{} to {}: {e}: {reason}", source.display(), target.display())
+            }
+            _ => e.to_string(),
+        });
+        failures.note(moved);
     }
     failures.end()
 }
@@ -214,7 +252,7 @@ impl Failures {
     fn note<T>(&mut self, result: Result<T, impl std::fmt::Display>) {
         if let Err(e) = result {
             self.0 += 1;
-            eprintln!("pohmelfs: {e}");
+            text::complain(&e.to_string().replace('\n', "\\n"));
         }
     }
 

@@ -26,12 +26,17 @@ use crate::runtime;
 use crate::types::{Attr, FileKind, InodeId, MODE_BITS, Name, SetAttr, SetTime, Timestamp};
 
 #[derive(Clone, Debug, Args)]
+#[command(after_help = "\
+Examples:
+  pohmelfs fs put one.jpg two.jpg /photos
+  pohmelfs fs put -r photos /
+  tar c . | pohmelfs fs put - /all.tar")]
 pub(super) struct PutArgs {
     /// Trees
     #[arg(short, visible_short_alias = 'R')]
     recursive: bool,
     /// Local files (`-`: standard input), and at the end where to
-    #[arg(required = true, num_args = 2..)]
+    #[arg(required = true, num_args = 2.., value_names = ["SOURCE", "TARGET"])]
     paths: Vec<PathBuf>,
 }
 

@@ -35,7 +35,7 @@ use tokio::sync::watch;
 
 use crate::namespace::Reply;
 use crate::runtime::{self, Instant, Tasks};
-use crate::types::{LogIndex, NodeAddress, NodeId};
+use crate::types::{ClusterId, LogIndex, NodeAddress, NodeId};
 use crate::wire::Applied;
 
 use super::{Machine, StoreError};
@@ -400,6 +400,11 @@ impl Consensus {
         let metrics = self.shared.raft.get().map(|raft| raft.metrics().borrow_watched().clone());
         let failure = self.shared.failure.borrow().as_ref().map(ToString::to_string);
         status::status(self.shared.config.node, standing, metrics, self.shared.log.len(), failure)
+    }
+
+    /// From now on only peers of this cluster are connected to.
+    pub fn set_cluster(&self, cluster: ClusterId) {
+        self.shared.network.set_cluster(cluster);
     }
 
     /// If this node leads, hands over to the follower that has most of the log, and waits a moment for it to lead.

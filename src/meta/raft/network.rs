@@ -26,8 +26,8 @@ use super::messages::{kind, pack, pack_append, unpack};
 use super::snapshot;
 use super::types::{TypeConfig, Vote};
 use crate::net::{Channel, ChannelOptions};
-use crate::types::{NodeAddress, NodeId};
-use crate::wire::{Class, RpcError};
+use crate::types::{ClusterId, NodeAddress, NodeId};
+use crate::wire::{Class, Hello, RpcError};
 
 /// Appends on their way to one peer at most: 16 MiB, more than any network of a cluster holds.
 const PIPELINE_MAX: usize = 16;
@@ -48,12 +48,15 @@ pub(super) enum Lane {
 pub(super) struct Network {
     peers: Arc<Peers>,
     timers: Timers,
+    /// Once it is known; before that what the hello of `peers` says.
+    cluster: Arc<Mutex<Option<ClusterId>>>,
     channels: Arc<Mutex<BTreeMap<(u64, Lane), Channel>>>,
 }
 
 impl Network {
     pub(super) fn new(peers: Peers, timers: Timers) -> Self {
-        Self { peers: Arc::new(peers), timers, channels: Arc::default() }
+        let cluster = Arc::new(Mutex::new(peers.hello.cluster));
+        Self { peers: Arc::new(peers), timers, cluster, channels: Arc::default() }
     }
 
     /// Where `node` answers: as configured, else as in the membership.
@@ -70,9 +73,17 @@ impl Network {
         let channel = channels.entry((node, lane)).or_insert_with(|| {
             let class = if lane == Lane::Bulk { Class::Bulk } else { Class::Consensus };
             let options = ChannelOptions { node: Some(NodeId(node)), ..ChannelOptions::default() };
-            Channel::new(address.clone(), self.peers.hello.clone(), class, options)
+            let hello = Hello { cluster: *self.cluster.lock(), ..self.peers.hello.clone() };
+            Channel::new(address.clone(), hello, class, options)
         });
         channel.clone()
+    }
+
+    /// From now on only peers of this cluster are connected to.
+    pub(super) fn set_cluster(&self, cluster: ClusterId) {
+        let mut channels = self.channels.lock();
+        *self.cluster.lock() = Some(cluster);
+        channels.values_mut().for_each(|channel| channel.set_cluster(cluster));
     }
 
     fn client(&self, target: u64, node: &BasicNode, lane: Lane) -> Client {

@@ -89,7 +89,12 @@ impl DirLock {
         let failed = |reason: String| StoreError::new(format!("locking {}", path.display()), reason);
         let file = fs::File::create(&path).map_err(|e| failed(e.to_string()))?;
         rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive)
-            .map_err(|e| failed(format!("{e}; is another process using this directory?")))?;
+            .map_err(|e| match e {
+                rustix::io::Errno::WOULDBLOCK => failed(
+                    "it is used by another process; stop that one, or give this server a directory of its own".into(),
+                ),
+                e => failed(e.to_string()),
+            })?;
         Ok(Self { _file: file })
     }
 }

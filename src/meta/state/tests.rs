@@ -311,7 +311,8 @@ fn a_snapshot_taken_while_changes_go_on_is_the_state_at_its_position() {
     assert!(state.status().snapshots.len() <= 2);
 }
 
-/// `check` of 300,000 inodes held the read lock for seconds: every apply of that server, and so every query, waited.
+/// `check` once held the read lock while it went through the whole namespace: every apply of that server, and so every
+/// query, waited until it was done.
 #[test]
 fn a_frozen_copy_stays_as_it_is_while_the_state_goes_on() {
     let mut rng = Rng(0xf0);

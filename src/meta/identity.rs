@@ -1,0 +1,244 @@
+//! The identity file of a metadata directory: whose log and state lie in it, written once and never guessed.
+//!
+//! `server` claims the directory before anything else in it is touched, and adds the cluster once that is known. Holds: a
+//! directory never serves two nodes (a vote given under one id would be given again under the other) nor two clusters;
+//! the file is replaced whole, and a damaged one is an error, never a new identity. Not here: that two processes use one
+//! directory (the locks of log and state).
+//!
+//! ```text
+//! DIR/pohmelfs-meta
+//!      0   8  magic "PMFSMETA"
+//!      8   4  version, 1               (little-endian)
+//!     12   4  1 if the cluster is known, else 0
+//!     16   8  node
+//!     24  16  cluster
+//!     40   4  crc32c of all before
+//! ```
+
+use std::fs::{self, File};
+use std::io::{self, Read, Write};
+use std::path::{Path, PathBuf};
+
+use super::StoreError;
+use crate::types::{ClusterId, NodeId};
+
+const FILE: &str = "pohmelfs-meta";
+const TEMP: &str = "pohmelfs-meta.tmp";
+const MAGIC: [u8; 8] = *b"PMFSMETA";
+const VERSION: u32 = 1;
+const BODY_LEN: usize = 40;
+const LEN: usize = BODY_LEN + 4;
+
+/// Whose directory it is.
+#[derive(Debug)]
+pub(super) struct Identity {
+    dir: PathBuf,
+    node: NodeId,
+    cluster: Option<ClusterId>,
+}
+
+impl Identity {
+    /// The identity of `dir`, which is made if it is missing and marked if it is empty.
+    ///
+    /// # Errors
+    /// The directory belongs to somebody else, or cannot be used.
+    pub(super) fn claim(dir: &Path, node: NodeId) -> Result<Self, StoreError> {
+        let refused = |reason: String| Err(StoreError::new(format!("directory {}", dir.display()), reason));
+        fs::create_dir_all(dir).map_err(|e| StoreError::new(format!("making {}", dir.display()), e))?;
+        let path = dir.join(FILE);
+        let found = match read(&path) {
+            Ok(bytes) => Some(bytes),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => None,
+            Err(e) => return Err(StoreError::new(format!("reading {}", path.display()), e)),
+        };
+        let Some(bytes) = found else {
+            if let Some(other) = foreign(dir)? {
+                return refused(format!(
+                    "is not empty (it holds {other:?}) and has no {FILE}; give an empty or a new directory, or mount \
+                     the disk that belongs there"
+                ));
+            }
+            let new = Self { dir: dir.to_owned(), node, cluster: None };
+            new.write()?;
+            return Ok(new);
+        };
+        match decode(&bytes) {
+            Ok((owner, _)) if owner != node => refused(format!(
+                "belongs to metadata server {owner}, this is {node}; give each server its own directory, or correct \
+                 the node id"
+            )),
+            Ok((_, cluster)) => Ok(Self { dir: dir.to_owned(), node, cluster }),
+            Err(problem) => refused(format!("{FILE} {problem}")),
+        }
+    }
+
+    /// The cluster, if it is known.
+    pub(super) fn cluster(&self) -> Option<ClusterId> {
+        self.cluster
+    }
+
+    /// Keeps the cluster, durably, once it is known.
+    ///
+    /// # Errors
+    /// It is another one than before, or the disk fails.
+    pub(super) fn adopt(&mut self, cluster: ClusterId) -> Result<(), StoreError> {
+        match self.cluster {
+            Some(known) if known == cluster => Ok(()),
+            Some(known) => Err(StoreError::new(
+                format!("directory {}", self.dir.display()),
+                format!(
+                    "belongs to cluster {known}, but what lies in it is of cluster {cluster}; put back what was there, \
+                     or empty the directory and let the other metadata servers fill it again"
+                ),
+            )),
+            None => {
+                self.cluster = Some(cluster);
+                self.write()
+            }
+        }
+    }
+
+    fn write(&self) -> Result<(), StoreError> {
+        let bytes = encode(self.node, self.cluster);
+        let temp = self.dir.join(TEMP);
+        let replace = || -> io::Result<()> {
+            let mut file = File::create(&temp)?;
+            file.write_all(&bytes)?;
+            file.sync_all()?;
+            fs::rename(&temp, self.dir.join(FILE))?;
+            File::open(&self.dir)?.sync_all()
+        };
+        replace().map_err(|e| StoreError::new(format!("writing {}", self.dir.join(FILE).display()), e))
+    }
+}
+
+/// At most one byte more than an identity has, whatever lies there.
+fn read(path: &Path) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::with_capacity(LEN + 1);
+    File::open(path)?.take(LEN as u64 + 1).read_to_end(&mut bytes)?;
+    Ok(bytes)
+}
+
+/// A name in a directory without an identity that no first start of ours left there.
+fn foreign(dir: &Path) -> Result<Option<String>, StoreError> {
+    let failed = |e: io::Error| StoreError::new(format!("listing {}", dir.display()), e);
+    for entry in fs::read_dir(dir).map_err(failed)? {
+        let name = entry.map_err(failed)?.file_name().to_string_lossy().into_owned();
+        if name != TEMP && name != "lost+found" {
+            return Ok(Some(name));
+        }
+    }
+    Ok(None)
+}
+
+fn encode(node: NodeId, cluster: Option<ClusterId>) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(LEN);
+    bytes.extend_from_slice(&MAGIC);
+    bytes.extend_from_slice(&VERSION.to_le_bytes());
+    bytes.extend_from_slice(&u32::from(cluster.is_some()).to_le_bytes());
+    bytes.extend_from_slice(&node.0.to_le_bytes());
+    bytes.extend_from_slice(&cluster.unwrap_or_default().0.to_le_bytes());
+    bytes.extend_from_slice(&crc32c::crc32c(&bytes).to_le_bytes());
+    bytes
+}
+
+fn decode(bytes: &[u8]) -> Result<(NodeId, Option<ClusterId>), String> {
+    const DAMAGED: &str = "is damaged; copy it from a backup, or empty the directory and let the other metadata servers fill it again";
+    let (body, crc) = bytes.split_at_checked(BODY_LEN).ok_or(DAMAGED)?;
+    let whole = crc == crc32c::crc32c(body).to_le_bytes() && body.starts_with(&MAGIC);
+    let field = |at: usize| body.get(at..at + 4).and_then(|b| b.try_into().ok()).map(u32::from_le_bytes);
+    // The magic and the version stand where they are in every version there will be.
+    match field(8).filter(|_| bytes.starts_with(&MAGIC)) {
+        Some(version) if version > VERSION && !whole => {
+            return Err(format!("has version {version}, or is damaged; this program knows up to {VERSION}"));
+        }
+        Some(VERSION) if whole => {}
+        _ => return Err(DAMAGED.into()),
+    }
+    let node = body.get(16..24).and_then(|b| b.try_into().ok()).map(u64::from_le_bytes).ok_or(DAMAGED)?;
+    let cluster = body.get(24..40).and_then(|b| b.try_into().ok()).map(u128::from_le_bytes).ok_or(DAMAGED)?;
+    match field(12) {
+        Some(0) => Ok((NodeId(node), None)),
+        Some(1) => Ok((NodeId(node), Some(ClusterId(cluster)))),
+        _ => Err(DAMAGED.into()),
+    }
+}
+
+/// Any bytes as an identity file, as they are and with the checksum set right: for a fuzzer, which cannot guess it.
+pub(crate) fn fuzz(input: &[u8]) {
+    drop(decode(input));
+    let Some(body) = input.get(..BODY_LEN) else { return };
+    let sealed = [body, &crc32c::crc32c(body).to_le_bytes()].concat();
+    if let Ok((node, cluster)) = decode(&sealed) {
+        assert_eq!(decode(&encode(node, cluster)), Ok((node, cluster)));
+    }
+}
+
+/// Valid inputs of [`fuzz`].
+pub(crate) fn fuzz_seeds() -> Vec<Vec<u8>> {
+    vec![encode(NodeId(1), None), encode(NodeId(3), Some(ClusterId(9)))]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refusal(dir: &Path, node: u64) -> String {
+        Identity::claim(dir, NodeId(node)).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn a_directory_stays_with_its_node_and_its_cluster() {
+        let root = tempfile::TempDir::new().unwrap();
+        let dir = root.path().join("made/for/it");
+        assert_eq!(Identity::claim(&dir, NodeId(1)).unwrap().cluster(), None);
+        Identity::claim(&dir, NodeId(1)).unwrap().adopt(ClusterId(7)).unwrap();
+        let mut again = Identity::claim(&dir, NodeId(1)).unwrap();
+        assert_eq!(again.cluster(), Some(ClusterId(7)));
+        again.adopt(ClusterId(7)).unwrap();
+        assert!(again.adopt(ClusterId(8)).unwrap_err().to_string().contains(&ClusterId(8).to_string()));
+        let told = refusal(&dir, 2);
+        assert!(
+            told.contains("belongs to metadata server 1, this is 2") && told.contains("made/for/it"),
+            "{told}"
+        );
+    }
+
+    #[test]
+    fn what_is_not_ours_is_left_alone() {
+        let dir = tempfile::TempDir::new().unwrap();
+        // The mount point of a new disk, after a start that was cut short.
+        fs::create_dir(dir.path().join("lost+found")).unwrap();
+        fs::write(dir.path().join(TEMP), "half").unwrap();
+        Identity::claim(dir.path(), NodeId(1)).unwrap();
+        fs::remove_file(dir.path().join(FILE)).unwrap();
+        fs::write(dir.path().join("letter.txt"), "dear").unwrap();
+        let told = refusal(dir.path(), 1);
+        assert!(told.contains("letter.txt") && told.contains("an empty or a new directory"), "{told}");
+        assert!(!dir.path().join(FILE).exists());
+    }
+
+    #[test]
+    fn a_flipped_byte_or_another_length_is_refused() {
+        let dir = tempfile::TempDir::new().unwrap();
+        Identity::claim(dir.path(), NodeId(1)).unwrap().adopt(ClusterId(7)).unwrap();
+        let path = dir.path().join(FILE);
+        let good = fs::read(&path).unwrap();
+        assert_eq!(good.len(), LEN);
+        for at in 0..LEN {
+            let mut bad = good.clone();
+            bad[at] ^= 0x10;
+            fs::write(&path, bad).unwrap();
+            let told = refusal(dir.path(), 1);
+            assert!(told.contains(FILE) && told.contains("damaged"), "byte {at}: {told}");
+        }
+        for len in [0, 8, BODY_LEN, LEN - 1] {
+            fs::write(&path, &good[..len]).unwrap();
+            assert!(refusal(dir.path(), 1).contains("damaged"), "{len} bytes");
+        }
+        fs::write(&path, [&good[..], &[0]].concat()).unwrap();
+        assert!(refusal(dir.path(), 1).contains("damaged"), "a byte too many");
+        fs::write(&path, good).unwrap();
+        Identity::claim(dir.path(), NodeId(1)).unwrap();
+    }
+}
