@@ -88,6 +88,7 @@ Examples:
         paths: Vec<PathBuf>,
     },
     /// Move or rename
+    #[command(override_usage = "pohmelfs fs mv [OPTIONS] <SOURCE>... <TARGET>")]
     #[command(after_help = "\
 Examples:
   pohmelfs fs mv /photos/one.jpg /photos/first.jpg

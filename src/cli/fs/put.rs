@@ -26,6 +26,7 @@ use crate::runtime;
 use crate::types::{Attr, FileKind, InodeId, MODE_BITS, Name, SetAttr, SetTime, Timestamp};
 
 #[derive(Clone, Debug, Args)]
+#[command(override_usage = "pohmelfs fs put [OPTIONS] <SOURCE>... <TARGET>")]
 #[command(after_help = "\
 Examples:
   pohmelfs fs put one.jpg two.jpg /photos
