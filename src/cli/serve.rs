@@ -33,7 +33,7 @@ pub(super) fn meta(global: &Global, args: &ServeArgs) -> Result<ExitCode, Failur
         ..starting()
     };
     let http = config.http_listen.clone();
-    serve(args, identity, &http, || roles::start_meta(config))
+    serve(global, args, identity, &http, || roles::start_meta(config))
 }
 
 pub(super) fn data(global: &Global, args: &ServeArgs) -> Result<ExitCode, Failure> {
@@ -48,7 +48,7 @@ pub(super) fn data(global: &Global, args: &ServeArgs) -> Result<ExitCode, Failur
         ..starting()
     };
     let http = config.http_listen.clone();
-    serve(args, identity, &http, || roles::start_data(config))
+    serve(global, args, identity, &http, || roles::start_data(config))
 }
 
 /// Before the configuration is read: variables of the environment that no key has are told there.
@@ -72,6 +72,7 @@ fn starting() -> ServerStatus {
 type Started = BoxFuture<'static, Result<Box<dyn Role>, String>>;
 
 fn serve(
+    global: &Global,
     args: &ServeArgs,
     identity: ServerStatus,
     http: &str,
