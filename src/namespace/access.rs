@@ -1,4 +1,4 @@
-//! Who may do what: permission bits, ownership, the sticky bit, the loss of setuid and setgid.
+//! Who may do what: permission bits, access lists, ownership, the sticky bit, the loss of setuid and setgid.
 //!
 //! The rules are those of Linux (`generic_permission`, `check_sticky`, `setattr_should_drop_suidgid`), for a superuser
 //! with all capabilities and everyone else with none.
@@ -13,23 +13,24 @@ const S_ISVTX: u32 = 0o1000;
 const S_IXGRP: u32 = 0o010;
 const ANY_EXEC: u32 = 0o111;
 
-/// True if the permission bits let `cred` do all of `access`.
+/// True if the permission bits, or the access list in their place, let `cred` do all of `access`.
 pub(super) fn may(inode: &Inode, cred: &Cred, access: Access) -> bool {
     if cred.is_root() {
         // Root needs one execute bit to run a file; it searches any directory.
         return access.0 & Access::EXEC.0 == 0 || inode.is_dir() || inode.mode & ANY_EXEC != 0;
     }
     // The first class that fits decides, even if a later one would grant more.
-    let shift = match () {
-        () if cred.uid == inode.uid => 6,
-        () if cred.in_group(inode.gid) => 3,
-        () => 0,
+    let shift = match &inode.acl {
+        _ if cred.uid == inode.uid => 6,
+        Some(acl) => return acl.permits(inode.mode, inode.gid, cred, access.0 & 7),
+        None if cred.in_group(inode.gid) => 3,
+        None => 0,
     };
     let granted = (inode.mode >> shift) & 7;
     u32::from(access.0) & !granted & 7 == 0
 }
 
-/// EACCES unless the permission bits let `cred` do all of `access`.
+/// EACCES unless the permission bits or the access list let `cred` do all of `access`.
 pub(super) fn require(inode: &Inode, cred: &Cred, access: Access) -> FsResult<()> {
     if may(inode, cred, access) { Ok(()) } else { Err(FsError::Denied) }
 }
@@ -113,6 +114,7 @@ pub(super) fn group_and_mode_of_new(dir: &Inode, cred: &Cred, mode: u32, is_dir:
 
 #[cfg(test)]
 mod tests {
+    use super::super::acl::{Extended, Named};
     use super::super::records::tests::sample_inode;
     use super::*;
     use crate::types::FileKind;
@@ -133,6 +135,33 @@ mod tests {
         let f = file(0o707);
         assert!(!may(&f, &cred(11, 1, &[3, 20]), Access::READ), "a supplementary group counts");
         assert!(may(&f, &cred(11, 1, &[3]), Access::READ));
+    }
+
+    /// POSIX 1003.1e, 23.1.5: owner; named users; the owning and the named groups, of which one must grant all; others. The
+    /// mask bounds all but the first and the last.
+    #[test]
+    fn an_access_list_decides_in_the_order_of_posix() {
+        let named = |list: &[(u32, u8)]| list.iter().map(|&(id, perm)| Named { id, perm }).collect();
+        let acl =
+            Extended { users: named(&[(11, 7), (12, 0)]), group: 4, groups: named(&[(30, 2), (31, 6)]) };
+        let with = |mode| Inode { acl: Some(Box::new(acl.clone())), ..file(mode) };
+        let (r, w, x) = (Access::READ, Access::WRITE, Access::EXEC);
+        let all = |f: &Inode, c: Cred| [r, w, x].map(|access| may(f, &c, access));
+        let f = with(0o467);
+        assert_eq!(all(&f, cred(10, 20, &[30])), [true, false, false], "the owner, without the mask");
+        assert_eq!(all(&f, cred(11, 20, &[])), [true, true, false], "a named user under the mask");
+        assert_eq!(all(&f, cred(12, 20, &[31])), [false; 3], "a named user gets no more from a group");
+        assert_eq!(all(&f, cred(13, 20, &[])), [true, false, false], "the owning group");
+        assert_eq!(all(&f, cred(13, 1, &[30])), [false, true, false], "a named group");
+        let both = cred(13, 20, &[30]);
+        assert_eq!(all(&f, both.clone()), [true, true, false], "each from another group");
+        assert!(!may(&f, &both, r.and(w)), "no group alone grants both");
+        assert!(may(&f, &cred(13, 31, &[20]), r.and(w)));
+        assert_eq!(all(&f, cred(13, 1, &[])), [true; 3], "others, without the mask");
+        let masked = with(0o407);
+        assert_eq!(all(&masked, cred(11, 1, &[])), [false; 3], "an empty mask takes all");
+        assert_eq!(all(&masked, cred(13, 31, &[])), [false; 3]);
+        assert_eq!(all(&masked, Cred::root()), [true; 3]);
     }
 
     #[test]

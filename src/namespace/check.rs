@@ -245,6 +245,9 @@ impl Check<'_> {
             let exact = inode.freeing || inode.xattr_count == *xattrs;
             hold!(self, exact, "inode {id} counts {} extended attributes of {xattrs}", inode.xattr_count);
             hold!(self, *xattrs <= xattr::XATTR_COUNT_MAX, "inode {id} has {xattrs} extended attributes");
+            let possible =
+                inode.acl.as_ref().is_none_or(|acl| acl.is_possible() && inode.kind != FileKind::Symlink);
+            hold!(self, possible, "the access list of inode {id} is not possible");
         }
         Ok(())
     }

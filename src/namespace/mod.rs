@@ -4,6 +4,7 @@
 //! commands in the same order leave the same bytes on every voter. Not here: who leads, what is durable, who waits.
 
 mod access;
+mod acl;
 mod apply;
 mod check;
 mod command;

@@ -59,11 +59,12 @@ fn answer(view: &dyn View, cred: &Cred, query: &Query) -> Step<QueryReply> {
         }
         Query::GetXattr { inode: id, name } => {
             let inode = usable(view, *id)?;
-            xattr::may_read(&inode, cred, name)?;
-            let record = if inode.xattr_count > 0 { view.get(&keys::xattr(*id, name))? } else { None };
-            Ok(QueryReply::Xattr(xattr::value_of(&record.ok_or(FsError::NoXattr)?)))
+            xattr::get(view, *id, &inode, cred, name).map(QueryReply::Xattr)
         }
-        Query::ListXattr { inode } => list_xattrs(view, cred, *inode),
+        Query::ListXattr { inode: id } => {
+            let inode = usable(view, *id)?;
+            Ok(QueryReply::Xattrs(xattr::list(view, *id, &inode, cred)?))
+        }
         Query::Extents { inode: id, offset, len, limit } => {
             let inode = usable(view, *id)?;
             ops_file(&inode)?;
@@ -220,20 +221,6 @@ fn read_dir(view: &dyn View, id: InodeId, after: Cookie, limit: u32, with_attrs:
         }
     }
     Ok(QueryReply::Page { entries, end })
-}
-
-fn list_xattrs(view: &dyn View, cred: &Cred, id: InodeId) -> Step<QueryReply> {
-    let mut names = Vec::new();
-    if usable(view, id)?.xattr_count > 0 {
-        scan(view, &keys::xattrs(id), |key, _| {
-            let name = keys::xattr_name(key);
-            if xattr::is_listed(cred, name) {
-                names.push(bytes::Bytes::copy_from_slice(name));
-            }
-            Ok(ControlFlow::Continue(()))
-        })?;
-    }
-    Ok(QueryReply::Xattrs(names))
 }
 
 fn totals(view: &dyn View) -> Step<FsTotals> {

@@ -11,6 +11,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::ViewError;
+use super::acl::Extended;
 use crate::types::{
     Attr, BlockId, BlockRef, Checksum, ClusterId, DataNode, Epoch, ExtentSource, FileKind, Group, GroupId,
     InodeId, Layout, MetaNode, Name, RequestId, SessionId, Timestamp, UpdateResult, Version, codec,
@@ -109,6 +110,8 @@ pub(super) struct Inode {
     pub(super) home: Option<GroupId>,
     /// Extended attributes it has: most have none, and are spared the look.
     pub(super) xattr_count: u16,
+    /// What its access list says beyond `mode`.
+    pub(super) acl: Option<Box<Extended>>,
     /// An orphan whose extents are going: nobody can use it any more.
     pub(super) freeing: bool,
 }
@@ -136,11 +139,23 @@ pub(super) struct StoredInode {
     freeing: bool,
 }
 
+/// An inode with an access list: version 2 of its record. Without one it is version 1, as most are.
+#[derive(Serialize, Deserialize)]
+pub(super) struct StoredInodeAcl {
+    inode: StoredInode,
+    acl: Box<Extended>,
+}
+
+impl Record for StoredInodeAcl {
+    const VERSION: u8 = 2;
+    const NAME: &'static str = "inode";
+}
+
 impl Inode {
     /// Its stored bytes.
     pub(super) fn encode(&self) -> Bytes {
         let since = |t: Timestamp| t.0.wrapping_sub(self.btime.0);
-        StoredInode {
+        let inode = StoredInode {
             kind: self.kind,
             mode: self.mode,
             nlink: self.nlink,
@@ -159,13 +174,21 @@ impl Inode {
             home: self.home,
             xattr_count: self.xattr_count,
             freeing: self.freeing,
+        };
+        match &self.acl {
+            None => inode.encode(),
+            Some(acl) => StoredInodeAcl { inode, acl: acl.clone() }.encode(),
         }
-        .encode()
     }
 
     /// The inode whose stored bytes these are.
     pub(super) fn decode(bytes: &[u8]) -> Result<Self, ViewError> {
-        let s = StoredInode::decode(bytes)?;
+        let (s, acl) = if bytes.first() == Some(&StoredInodeAcl::VERSION) {
+            let StoredInodeAcl { inode, acl } = StoredInodeAcl::decode(bytes)?;
+            (inode, Some(acl))
+        } else {
+            (StoredInode::decode(bytes)?, None)
+        };
         let time = |since: i64| Timestamp(s.btime.wrapping_add(since));
         Ok(Self {
             kind: s.kind,
@@ -185,6 +208,7 @@ impl Inode {
             target: s.target,
             home: s.home,
             xattr_count: s.xattr_count,
+            acl,
             freeing: s.freeing,
         })
     }
@@ -344,6 +368,7 @@ impl Healthy {
 
 #[cfg(test)]
 pub(super) mod tests {
+    use super::super::acl::Named;
     use super::*;
     use crate::types::{Capacity, DomainLabel, FsError, NodeAddress, NodeId, NodeState, UpdateReply};
 
@@ -368,6 +393,7 @@ pub(super) mod tests {
             target: Bytes::new(),
             home: None,
             xattr_count: 0,
+            acl: None,
             freeing: false,
         }
     }
@@ -409,6 +435,17 @@ pub(super) mod tests {
             ..sample_inode(FileKind::Dir)
         };
         assert_eq!(hex(&inode.encode()), "0101fbed01030000000000fd0000546cfc392f2f000002010002746f01050000");
+        assert_eq!(Inode::decode(&inode.encode()).unwrap(), inode);
+        let acl = Extended {
+            users: vec![Named { id: 300, perm: 6 }],
+            group: 5,
+            groups: vec![Named { id: 7, perm: 4 }],
+        };
+        let inode = Inode { acl: Some(Box::new(acl)), ..sample_inode(FileKind::File) };
+        assert_eq!(
+            hex(&inode.encode()),
+            "020000010000000000fd0000546cfc392f2f00000001000000000001fb2c010605010704"
+        );
         assert_eq!(Inode::decode(&inode.encode()).unwrap(), inode);
         let name = Name::new("ab").unwrap();
         let entry = Some(Entry { inode: InodeId(300), kind: FileKind::Symlink, name });

@@ -154,12 +154,16 @@ impl Overlay<'_> {
 
     /// Like `put`, for a key that the view cannot hold (ids are never reused): saves the read of the old value.
     pub(super) fn put_fresh(&self, key: &[u8], record: &impl Record) {
-        let now = Some(record.encode());
+        self.put_bytes_fresh(key, record.encode());
+    }
+
+    /// Like `put_bytes`, for a key that the view cannot hold.
+    pub(super) fn put_bytes_fresh(&self, key: &[u8], value: Bytes) {
         self.records
             .borrow_mut()
             .entry(Bytes::copy_from_slice(key))
             .or_insert(Held { old: None, now: None })
-            .now = now;
+            .now = Some(value);
     }
 
     pub(super) fn delete(&self, key: &[u8]) -> Result<(), ViewError> {

@@ -56,6 +56,7 @@ pub(crate) fn found(
         target: Bytes::new(),
         home: None,
         xattr_count: 0,
+        acl: None,
         freeing: false,
     })?;
     Ok(UpdateReply::Done)

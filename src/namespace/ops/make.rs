@@ -8,6 +8,7 @@ use super::super::dentry;
 use super::super::records::{Entry, Inode, StoredExtent};
 use super::super::txn::Step;
 use super::super::{Txn, keys};
+use super::acl;
 use crate::types::{
     Access, ExtentSource, FileKind, FsError, INLINE_LEN_MAX, InodeId, MODE_BITS, MakeNode, SYMLINK_LEN_MAX,
     UpdateReply, Version,
@@ -36,12 +37,19 @@ pub(crate) fn make(txn: &mut Txn<'_>, caller: &Caller<'_>, make: &MakeNode) -> S
         return Err(FsError::TooManyLinks.into());
     }
 
-    let mode =
-        if make.kind == FileKind::Symlink { 0o777 } else { make.mode & MODE_BITS & !(make.umask & 0o777) };
+    let default = match make.kind {
+        FileKind::Symlink => None,
+        _ => acl::default_of(&txn.records, make.parent, &parent)?,
+    };
+    let mode = match (make.kind, &default) {
+        (FileKind::Symlink, _) => 0o777,
+        (_, Some(_)) => make.mode & MODE_BITS,
+        (_, None) => make.mode & MODE_BITS & !(make.umask & 0o777),
+    };
     let (gid, mode) = access::group_and_mode_of_new(&parent, cred, mode, is_dir);
     let len = make.content.len() as u64;
     let used = if make.kind == FileKind::File { len } else { 0 };
-    let inode = Inode {
+    let mut inode = Inode {
         kind: make.kind,
         mode,
         nlink: if is_dir { 2 } else { 1 },
@@ -59,11 +67,15 @@ pub(crate) fn make(txn: &mut Txn<'_>, caller: &Caller<'_>, make: &MakeNode) -> S
         target: if make.kind == FileKind::Symlink { make.content.clone() } else { Bytes::new() },
         home: None,
         xattr_count: 0,
+        acl: None,
         freeing: false,
     };
     let superblock = txn.founded()?;
     superblock.used += u128::from(used);
     let id = superblock.next_inode;
+    if let Some(default) = default {
+        acl::inherit(&mut inode, default, txn, id);
+    }
     let attr = inode.attr(id);
     let rule = txn.hash_rule()?;
     dentry::insert(

@@ -1,21 +1,26 @@
 //! Extended attributes: who may see and change which, and their bounds.
 //!
 //! `user.` follows the permission bits, on files and directories only; `trusted.` is root's; `security.` is read by
-//! everyone and written by root; `system.` (access control lists) is not kept. As Linux (`xattr_permission`).
+//! everyone and written by root; of `system.` there are access control lists alone (`acl`). As Linux (`xattr_permission`).
+
+use std::ops::ControlFlow;
 
 use bytes::Bytes;
 
+use super::super::acl;
 use super::super::apply::Caller;
 use super::super::records::Inode;
-use super::super::txn::Step;
-use super::super::{Txn, View, access, keys};
+use super::super::txn::{Step, scan};
+use super::super::{Txn, View, ViewError, access, keys};
+use super::acl::Which;
 use crate::types::{
-    Access, Cred, FileKind, FsError, RemoveXattr, SetXattr, UpdateReply, XATTR_NAME_LEN_MAX,
+    Access, Cred, FileKind, FsError, InodeId, RemoveXattr, SetXattr, UpdateReply, XATTR_NAME_LEN_MAX,
     XATTR_VALUE_LEN_MAX, XattrMode,
 };
 
-/// Attributes of one inode: with names of 255 bytes their list just fits into the 64 KiB that `listxattr(2)` can answer.
-pub(crate) const XATTR_COUNT_MAX: u16 = 256;
+/// Attributes of one inode, its access list apart: with names of 255 bytes their list fits into the 64 KiB that `listxattr(2)`
+/// can answer.
+pub(crate) const XATTR_COUNT_MAX: u16 = 255;
 
 /// The version byte in front of each stored value.
 const VERSION: u8 = 1;
@@ -26,6 +31,7 @@ enum Space {
     User,
     Trusted,
     Security,
+    Acl(Which),
 }
 
 /// Where a name belongs; the order of the refusals is Linux's.
@@ -35,6 +41,11 @@ fn space(name: &[u8]) -> Result<Space, FsError> {
     }
     if name.contains(&0) {
         return Err(FsError::Invalid);
+    }
+    match name {
+        acl::ACCESS => return Ok(Space::Acl(Which::Access)),
+        acl::DEFAULT => return Ok(Space::Acl(Which::Default)),
+        _ => {}
     }
     for (prefix, space) in
         [(&b"user."[..], Space::User), (b"trusted.", Space::Trusted), (b"security.", Space::Security)]
@@ -58,27 +69,70 @@ fn may_write(inode: &Inode, cred: &Cred, name: &[u8]) -> Result<(), FsError> {
         Space::User if !matches!(inode.kind, FileKind::File | FileKind::Dir) => Err(FsError::NotOwner),
         Space::User if access::is_sticky_dir(inode) && !access::owns(inode, cred) => Err(FsError::NotOwner),
         Space::User => access::require(inode, cred, Access::WRITE),
+        // Not by this way.
+        Space::Acl(_) => Err(FsError::Unsupported),
     }
 }
 
 /// Whether `cred` may read the attribute: an error for a good reason, ENODATA for what it must not know of.
-pub(crate) fn may_read(inode: &Inode, cred: &Cred, name: &[u8]) -> Result<(), FsError> {
+fn may_read(inode: &Inode, cred: &Cred, name: &[u8]) -> Result<(), FsError> {
     match space(name)? {
         Space::Trusted if !cred.is_root() => Err(FsError::NoXattr),
         Space::User if !matches!(inode.kind, FileKind::File | FileKind::Dir) => Err(FsError::NoXattr),
         Space::User => access::require(inode, cred, Access::READ),
-        Space::Trusted | Space::Security => Ok(()),
+        Space::Trusted | Space::Security | Space::Acl(_) => Ok(()),
     }
 }
 
+/// The value of an attribute, if `cred` may read it.
+pub(crate) fn get(view: &dyn View, id: InodeId, inode: &Inode, cred: &Cred, name: &[u8]) -> Step<Bytes> {
+    if let Ok(Space::Acl(which)) = space(name) {
+        return super::acl::get(view, id, inode, which);
+    }
+    may_read(inode, cred, name)?;
+    let record = if inode.xattr_count > 0 { view.get(&keys::xattr(id, name))? } else { None };
+    Ok(value_of(&record.ok_or(FsError::NoXattr)?))
+}
+
+/// Names of all attributes that `cred` may see.
+pub(crate) fn list(
+    view: &dyn View,
+    id: InodeId,
+    inode: &Inode,
+    cred: &Cred,
+) -> Result<Vec<Bytes>, ViewError> {
+    let mut names = Vec::new();
+    if inode.acl.is_some() {
+        names.push(Bytes::from_static(acl::ACCESS));
+    }
+    if inode.xattr_count > 0 {
+        scan(view, &keys::xattrs(id), |key, _| {
+            let name = keys::xattr_name(key);
+            if is_listed(cred, name) {
+                names.push(Bytes::copy_from_slice(name));
+            }
+            Ok(ControlFlow::Continue(()))
+        })?;
+    }
+    Ok(names)
+}
+
 /// Whether a listing for `cred` shows the name.
-pub(crate) fn is_listed(cred: &Cred, name: &[u8]) -> bool {
+fn is_listed(cred: &Cred, name: &[u8]) -> bool {
     cred.is_root() || !name.starts_with(b"trusted.")
 }
 
 /// The value of a stored record.
-pub(crate) fn value_of(record: &Bytes) -> Bytes {
+pub(super) fn value_of(record: &Bytes) -> Bytes {
     if record.is_empty() { Bytes::new() } else { record.slice(1..) }
+}
+
+/// The record of a value.
+pub(super) fn record_of(value: &[u8]) -> Bytes {
+    let mut record = Vec::with_capacity(1 + value.len());
+    record.push(VERSION);
+    record.extend_from_slice(value);
+    record.into()
 }
 
 pub(crate) fn set(txn: &mut Txn<'_>, caller: &Caller<'_>, set: &SetXattr) -> Step<UpdateReply> {
@@ -86,6 +140,9 @@ pub(crate) fn set(txn: &mut Txn<'_>, caller: &Caller<'_>, set: &SetXattr) -> Ste
     space_or_length(&set.name)?;
     if set.value.len() > XATTR_VALUE_LEN_MAX {
         return Err(FsError::XattrTooBig.into());
+    }
+    if let Ok(Space::Acl(which)) = space(&set.name) {
+        return super::acl::set(txn, caller, set.inode, which, &set.value, set.mode);
     }
     may_write(&inode, caller.cred, &set.name)?;
     let key = keys::xattr(set.inode, &set.name);
@@ -97,10 +154,7 @@ pub(crate) fn set(txn: &mut Txn<'_>, caller: &Caller<'_>, set: &SetXattr) -> Ste
         _ => {}
     }
 
-    let mut record = Vec::with_capacity(1 + set.value.len());
-    record.push(VERSION);
-    record.extend_from_slice(&set.value);
-    txn.records.put_bytes(&key, record.into())?;
+    txn.records.put_bytes(&key, record_of(&set.value))?;
     txn.with_inode(set.inode, |inode| {
         inode.xattr_count += u16::from(!exists);
         inode.changed(caller.at);
@@ -118,6 +172,9 @@ fn space_or_length(name: &[u8]) -> Result<(), FsError> {
 
 pub(crate) fn remove(txn: &mut Txn<'_>, caller: &Caller<'_>, remove: &RemoveXattr) -> Step<UpdateReply> {
     let inode = txn.inode(remove.inode)?;
+    if let Ok(Space::Acl(which)) = space(&remove.name) {
+        return super::acl::set(txn, caller, remove.inode, which, &[], XattrMode::Any);
+    }
     may_write(&inode, caller.cred, &remove.name)?;
     let key = keys::xattr(remove.inode, &remove.name);
     if inode.xattr_count == 0 || txn.records.get(&key)?.is_none() {
@@ -136,7 +193,7 @@ pub(crate) fn remove(txn: &mut Txn<'_>, caller: &Caller<'_>, remove: &RemoveXatt
 mod tests {
     use super::super::fixture::Bench;
     use super::*;
-    use crate::types::{InodeId, Update};
+    use crate::types::Update;
 
     fn set(inode: InodeId, name: &[u8], value: &[u8], mode: XattrMode) -> Update {
         let (name, value) = (Bytes::copy_from_slice(name), Bytes::copy_from_slice(value));
@@ -152,7 +209,8 @@ mod tests {
         assert_eq!(any(&[b'x'; 256], 1), Err(FsError::XattrName));
         assert_eq!(any(b"user.", 1), Err(FsError::Invalid));
         assert_eq!(any(b"user.a\0", 1), Err(FsError::Invalid));
-        assert_eq!(any(b"system.posix_acl_access", 1), Err(FsError::Unsupported));
+        assert_eq!(any(b"system.posix_acl_access", 1), Err(FsError::Invalid));
+        assert_eq!(any(b"system.posix_acl", 1), Err(FsError::Unsupported));
         assert_eq!(any(b"user.a", XATTR_VALUE_LEN_MAX + 1), Err(FsError::XattrTooBig));
         for i in 0..XATTR_COUNT_MAX {
             assert_eq!(any(format!("user.{i}").as_bytes(), 0), Ok(UpdateReply::Done));
