@@ -11,6 +11,7 @@ mod mounts;
 
 mod bad_input;
 mod crash;
+mod locks;
 mod outage;
 mod races;
 mod tour;
