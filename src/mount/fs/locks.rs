@@ -4,12 +4,17 @@
 //! Holds: what a process has locked ends with its first close of the file, what an open file has locked ends with the
 //! open file, everything with the mount's session. What was written under a lock is published before the lock is given back.
 
+use std::time::Duration;
+
 use super::super::fuse::{Answer, Errno, Interrupt, Lock as KernelLock, LockCall, LockKind as KernelKind};
 use super::convert::errno;
 use super::open_files::OpenFile;
-use super::{MountFs, SIGNAL_GRACE, caller};
+use super::{MountFs, caller};
 use crate::runtime;
 use crate::types::{Lock, LockKind, LockOwner, LockRange, Unlock};
+
+/// How long a wait that a signal ended asks the cluster to take it back: programs expect EINTR of such a call, and soon.
+const CANCEL_GRACE: Duration = Duration::from_secs(1);
 
 /// The owner of record locks. (An OFD lock comes as one of an owner who never closes: the open file itself.)
 fn record_owner(id: u64) -> LockOwner {
@@ -86,7 +91,7 @@ impl MountFs {
         let given_up = async {
             interrupt.interrupted().await;
             if !caller::is_dying(pid) {
-                runtime::sleep(SIGNAL_GRACE).await;
+                runtime::sleep(CANCEL_GRACE).await;
             }
         };
         tokio::select! {

@@ -37,8 +37,9 @@ use self::open_files::{Handles, OpenFile, OpenInodes};
 const TTL: Duration = Duration::ZERO;
 
 /// After a signal that does not kill, an operation gets this long to end by itself: programs get signals all the time (timers,
-/// children) and do not expect `mkdir` to fail for it. One that hangs can be left by then.
-const SIGNAL_GRACE: Duration = Duration::from_secs(1);
+/// children) and do not expect `mkdir` to fail for it. Longer than the cluster takes to replace a leader or to leave out a
+/// data server, 3 s at worst as measured, so that such a program notices neither; one that hangs can be left by then.
+const SIGNAL_GRACE: Duration = Duration::from_secs(5);
 
 /// Over the deadline of the client's calls: an operation of several calls ends by then as well.
 const DEADLINE_SLACK: Duration = Duration::from_secs(1);
