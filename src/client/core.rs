@@ -315,8 +315,10 @@ impl Core {
                 UpdateReply::Session { session, ttl_ms } => {
                     let ttl = Duration::from_millis(u64::from(ttl_ms));
                     tracing::debug!(session = session.0, ?ttl, "session opened");
-                    let session = Arc::new(Session::new(session, ttl));
-                    *self.session.write() = Some(session.clone());
+                    let mut current = self.session.write();
+                    let session = Arc::new(Session::new(session, ttl, current.is_some()));
+                    *current = Some(session.clone());
+                    drop(current);
                     self.saw_epoch(epoch);
                     Ok(session)
                 }

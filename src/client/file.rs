@@ -88,7 +88,7 @@ impl OpenOptions {
 struct Inner {
     client: Client,
     inode: InodeId,
-    first: bool,
+    late: bool,
     handle: Lock<Handle>,
     options: OpenOptions,
     /// It outlives the session it was opened in, and what fails behind its back is told later.
@@ -165,7 +165,7 @@ impl Client {
         File(Arc::new(Inner {
             client: self.clone(),
             inode: handle.inode(),
-            first: handle.is_first(),
+            late: handle.is_late(),
             handle: Lock::new(handle),
             options,
             shared,
@@ -184,11 +184,11 @@ impl File {
         self.0.inode
     }
 
-    /// True if nobody of this client held the inode before: should it be an orphan, the cluster may have been told so, and it
-    /// may be freed at any moment.
+    /// True if the cluster may have been told that this client does not hold the inode: should it be an orphan, it may be
+    /// freed at any moment.
     #[must_use]
-    pub fn is_first_hold(&self) -> bool {
-        self.0.first
+    pub fn is_late(&self) -> bool {
+        self.0.late
     }
 
     fn session(&self) -> Arc<Session> {

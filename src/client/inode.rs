@@ -73,7 +73,7 @@ impl Client {
             QueryReply::Found(found) => found.attr,
             other => return Err(ClientError::Protocol(format!("{:?} to an open", other))),
         };
-        if attr.nlink == 0 && handle.is_first() {
+        if attr.nlink == 0 && handle.is_late() {
             // An orphan that this session may have said it does not hold: it may be freed at any moment.
             return Err(FsError::Stale.into());
         }
@@ -83,7 +83,7 @@ impl Client {
     /// Holds an inode of any kind (`opendir(3)`, `O_PATH`), with the permissions that `access` asks for.
     ///
     /// # Errors
-    /// [`ClientError::Fs`]: EACCES; ESTALE when it is gone, or an orphan that this client does not hold.
+    /// [`ClientError::Fs`]: EACCES; ESTALE when it is gone, or an orphan of which this client may have said that it does not hold it.
     pub async fn hold(&self, inode: InodeId, access: Access) -> Result<Held, ClientError> {
         let query = if access.0 == 0 { Query::GetAttr { inode } } else { Query::Access { inode, access } };
         let (handle, attr) = self.hold_and(inode, query).await?;
@@ -294,12 +294,15 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_orphan_is_opened_again_only_by_who_holds_it() {
+    async fn an_orphan_is_opened_until_the_session_has_denied_it() {
         let fake = Fake::start(1, 0).await;
         let (one, two) = (fake.client().await, fake.client().await);
         let held = one.open_at(ROOT_INODE, &name("a"), OpenOptions::writing()).await.unwrap();
         two.unlink_at(ROOT_INODE, name("a")).await.unwrap();
         assert!(one.open_inode(held.attr.inode, OpenOptions::reading()).await.is_ok());
+        // Looked up before it was unlinked, opened after: in time.
+        assert!(two.open_inode(held.attr.inode, OpenOptions::reading()).await.is_ok());
+        assert!(!two.core.live_session().unwrap().may_hold(held.attr.inode));
         let stale = two.open_inode(held.attr.inode, OpenOptions::reading()).await.unwrap_err();
         assert_eq!(stale.errno(), 116);
         assert_eq!(two.hold(held.attr.inode, Access(0)).await.unwrap_err().errno(), 116);

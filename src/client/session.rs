@@ -64,9 +64,35 @@ impl Window {
     }
 }
 
+/// Inodes that a session remembers to have denied, the newest ones: 1 MiB. One that is opened was looked up a moment ago;
+/// one denied before so many others is gone by then, or was opened through a descriptor (`O_PATH`) of long ago.
+const DENIED_MAX: usize = 1 << 15;
+
+/// Inodes of which the session has said that it does not hold them. A "no" is for good.
+#[derive(Debug, Default)]
+struct Denied {
+    inodes: HashSet<InodeId>,
+    order: VecDeque<InodeId>,
+}
+
+impl Denied {
+    fn insert(&mut self, inode: InodeId) {
+        if !self.inodes.insert(inode) {
+            return;
+        }
+        self.order.push_back(inode);
+        if self.order.len() > DENIED_MAX
+            && let Some(oldest) = self.order.pop_front()
+        {
+            self.inodes.remove(&oldest);
+        }
+    }
+}
+
 /// What the session holds, and what it is about to.
 #[derive(Debug, Default)]
 struct Handles {
+    denied: Denied,
     /// Handles by inode.
     held: HashMap<InodeId, u32>,
     /// Creates on their way: the inode that one answers is held from then on, and nobody knows yet which it is.
@@ -89,11 +115,13 @@ pub(super) struct Session {
     /// Who has asked for locks on what: all others need not release any.
     lockers: Mutex<HashSet<(InodeId, LockOwner)>>,
     gone: AtomicBool,
+    /// The client had another one before.
+    renewed: bool,
 }
 
 impl Session {
-    /// As granted by the cluster.
-    pub(super) fn new(id: SessionId, ttl: Duration) -> Self {
+    /// As granted by the cluster, to a client that had none before, or (`renewed`) had.
+    pub(super) fn new(id: SessionId, ttl: Duration, renewed: bool) -> Self {
         Self {
             id,
             ttl,
@@ -104,6 +132,7 @@ impl Session {
             handles: Mutex::default(),
             lockers: Mutex::default(),
             gone: AtomicBool::new(false),
+            renewed,
         }
     }
 
@@ -138,9 +167,10 @@ impl Session {
         let mut handles = self.handles.lock();
         let count = handles.held.entry(inode).or_insert(0);
         *count += 1;
-        let first = *count == 1;
+        // Orphans from before a session are not its business: what the client knew then, it is not asked about now.
+        let late = *count == 1 && (self.renewed || handles.denied.inodes.contains(&inode));
         drop(handles);
-        Handle { session: self.clone(), inode, first }
+        Handle { session: self.clone(), inode, late }
     }
 
     /// Says that a create is on its way, until the guard is dropped: by then what it made is held.
@@ -169,12 +199,14 @@ impl Session {
         }
         let Some(oldest) = handles.making.first().copied() else {
             handles.asked.remove(&inode);
+            handles.denied.insert(inode);
             return false;
         };
         let next = handles.next_making;
         let first_after = *handles.asked.entry(inode).or_insert(next);
         if oldest >= first_after {
             handles.asked.remove(&inode);
+            handles.denied.insert(inode);
             return false;
         }
         true
@@ -239,7 +271,7 @@ impl Session {
 pub(super) struct Handle {
     session: Arc<Session>,
     inode: InodeId,
-    first: bool,
+    late: bool,
 }
 
 impl Handle {
@@ -253,9 +285,9 @@ impl Handle {
         self.inode
     }
 
-    /// True if the session did not hold the inode before: should it be an orphan already, the session may have said so.
-    pub(super) const fn is_first(&self) -> bool {
-        self.first
+    /// True if the session may have said that it does not hold the inode: should it be an orphan already, it may be freed.
+    pub(super) const fn is_late(&self) -> bool {
+        self.late
     }
 }
 
@@ -409,7 +441,7 @@ mod tests {
 
     #[test]
     fn the_lowest_unanswered_id_is_exact_whatever_the_order_of_answers() {
-        let session = Arc::new(Session::new(SessionId(7), Duration::from_secs(15)));
+        let session = Arc::new(Session::new(SessionId(7), Duration::from_secs(15), false));
         let (settle, _kept) = mpsc::unbounded_channel();
         let mut tickets: Vec<_> = (0..4).map(|_| ticket(&session, &settle).unwrap()).collect();
         assert_eq!(tickets.iter().map(|t| t.id.0).collect::<Vec<_>>(), [1, 2, 3, 4]);
@@ -426,7 +458,7 @@ mod tests {
     /// the resend of another attempt would be applied a second time.
     #[test]
     fn a_dropped_call_counts_as_unanswered_until_it_is_settled() {
-        let session = Arc::new(Session::new(SessionId(7), Duration::from_secs(15)));
+        let session = Arc::new(Session::new(SessionId(7), Duration::from_secs(15), false));
         let (settle, mut settling) = mpsc::unbounded_channel();
         let mut dropped = ticket(&session, &settle).unwrap();
         dropped.sending();
@@ -445,7 +477,7 @@ mod tests {
 
     #[test]
     fn in_flight_and_window_are_bounded_and_a_slot_comes_back() {
-        let session = Arc::new(Session::new(SessionId(7), Duration::from_secs(15)));
+        let session = Arc::new(Session::new(SessionId(7), Duration::from_secs(15), false));
         let (settle, _kept) = mpsc::unbounded_channel();
         let mut tickets: Vec<_> = (0..IN_FLIGHT_MAX).map(|_| ticket(&session, &settle).unwrap()).collect();
         assert!(ticket(&session, &settle).is_none());
@@ -463,21 +495,35 @@ mod tests {
 
     #[test]
     fn handles_are_counted() {
-        let session = Arc::new(Session::new(SessionId(7), Duration::from_secs(15)));
+        let session = Arc::new(Session::new(SessionId(7), Duration::from_secs(15), false));
         let first = session.hold(InodeId(3));
         let second = session.hold(InodeId(3));
         drop(first);
         assert!(session.holds(InodeId(3)));
-        assert!(!second.is_first());
+        assert!(!second.is_late());
         drop(second);
         assert!(!session.holds(InodeId(3)));
+    }
+
+    /// Looked up, unlinked by another, and only then opened: that is in time until the session has been asked.
+    #[test]
+    fn an_open_is_late_after_the_session_said_no() {
+        let session = Arc::new(Session::new(SessionId(7), Duration::from_secs(15), false));
+        assert!(!session.hold(InodeId(3)).is_late());
+        assert!(!session.may_hold(InodeId(3)));
+        let late = session.hold(InodeId(3));
+        assert!(late.is_late());
+        assert!(!session.hold(InodeId(4)).is_late());
+        // Nobody asks it about orphans that are older than it.
+        let renewed = Arc::new(Session::new(SessionId(8), Duration::from_secs(15), true));
+        assert!(renewed.hold(InodeId(4)).is_late());
     }
 
     /// A file that was created here and unlinked elsewhere before the answer came must not be given up; and a session that
     /// always has creates on its way must not keep every orphan.
     #[test]
     fn what_a_create_may_have_made_counts_as_held_until_it_ends() {
-        let session = Arc::new(Session::new(SessionId(7), Duration::from_secs(15)));
+        let session = Arc::new(Session::new(SessionId(7), Duration::from_secs(15), false));
         assert!(!session.may_hold(InodeId(3)));
         let first = session.making();
         assert!(session.may_hold(InodeId(3)));

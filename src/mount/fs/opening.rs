@@ -108,7 +108,7 @@ impl MountFs {
         let client = self.shared.client.with_cred(cred.clone());
         let attr = client.access(opening.file.inode(), wanted(flags)).await.map_err(|e| errno(&e))?;
         match attr.kind {
-            FileKind::File if attr.nlink == 0 && opening.file.is_first_hold() => Err(Errno::STALE),
+            FileKind::File if attr.nlink == 0 && opening.file.is_late() => Err(Errno::STALE),
             FileKind::File => Ok(()),
             FileKind::Dir => Err(Errno::ISDIR),
             FileKind::Symlink => Err(Errno::LOOP),
