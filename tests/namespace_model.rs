@@ -7,7 +7,7 @@
 
 mod namespace_support;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 use namespace_support::{World, check, name};
@@ -42,6 +42,8 @@ enum Node {
 
 struct Model {
     nodes: BTreeMap<InodeId, Node>,
+    /// Files made without a name that have none yet and may get one.
+    unnamed: BTreeSet<InodeId>,
 }
 
 impl Model {
@@ -110,7 +112,7 @@ impl Model {
         if self.is_dir(id) {
             return Err(FsError::NotOwner);
         }
-        if self.links(id) == 0 {
+        if self.links(id) == 0 && !self.unnamed.remove(&id) {
             return Err(FsError::NotFound);
         }
         self.dir_mut(parent).insert(text.into(), id);
@@ -191,7 +193,18 @@ fn step(
     let text = dice.pick(&texts).clone();
     let root = Cred::root();
     let next = pohmelfs::namespace::superblock(&world.view).unwrap().unwrap().next_inode;
-    let (what, update, expected) = match dice.below(16) {
+    let (what, update, expected) = match dice.below(17) {
+        16 => {
+            let linkable = dice.below(4) > 0;
+            let make = MakeUnnamed { parent, mode: 0o755, umask: 0, linkable };
+            let expected = model.dir(parent).map(|_| ()).map(|()| {
+                model.nodes.insert(next, Node::File(vec![]));
+                if linkable {
+                    model.unnamed.insert(next);
+                }
+            });
+            ("unnamed", Update::MakeUnnamed(make), expected)
+        }
         0..3 => {
             let content =
                 vec![b'a' + u8::try_from(dice.below(26)).unwrap(); usize::try_from(dice.below(30)).unwrap()];
@@ -397,6 +410,7 @@ fn housekeeping(world: &mut World, model: &mut Model) {
     world.command(Op::FreeOrphans(gone.clone())).unwrap();
     for id in gone.iter().filter(|id| **id != ROOT_INODE) {
         assert!(model.nodes.remove(id).is_some());
+        model.unnamed.remove(id);
         assert_eq!(world.attr(*id), Err(FsError::Stale));
     }
     let queued: Vec<BlockId> = reclaim_queue(&world.view, None, 5).unwrap().iter().map(|u| u.block).collect();
@@ -417,7 +431,8 @@ fn steps(default: u64) -> u64 {
 fn run(seed: u64, steps: u64, hash_bits: u8) -> World {
     println!("SEED={seed} STEPS={steps} hash bits {hash_bits}");
     let mut world = World::new(hash_bits);
-    let mut model = Model { nodes: BTreeMap::from([(ROOT_INODE, Node::Dir(BTreeMap::new()))]) };
+    let mut model =
+        Model { nodes: BTreeMap::from([(ROOT_INODE, Node::Dir(BTreeMap::new()))]), unnamed: BTreeSet::new() };
     let mut dice = Dice(seed | 1);
     for n in 0..steps {
         let before = world.contents();

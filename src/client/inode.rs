@@ -4,8 +4,8 @@
 //! what exists is a query and no update (but for a truncate). Not here: the bytes (`file`), names alone (`namespace`).
 
 use crate::types::{
-    Access, Attr, ExtentSource, FileKind, FsError, InodeId, MakeNode, Name, Query, QueryReply, SetAttr,
-    Update, UpdateReply,
+    Access, Attr, ExtentSource, FileKind, FsError, InodeId, MakeNode, MakeUnnamed, Name, Query, QueryReply,
+    SetAttr, Update, UpdateReply,
 };
 
 use super::session::Handle;
@@ -200,6 +200,47 @@ impl Client {
         }
     }
 
+    /// Makes a regular file without a name in a directory and opens it, whatever its mode permits (`open(2)` with
+    /// `O_TMPFILE`). It is gone once this client has closed it, unless [`Client::link_at`] gives it a name before; with
+    /// `options.create_new` (`O_EXCL`) it cannot.
+    ///
+    /// # Errors
+    /// [`ClientError::Fs`]: EACCES, ENOTDIR, ENOENT.
+    pub async fn tmpfile_open_at(
+        &self,
+        parent: InodeId,
+        options: OpenOptions,
+    ) -> Result<Opened, ClientError> {
+        let linkable = !options.create_new;
+        let make = MakeUnnamed { parent, mode: options.mode, umask: self.umask, linkable };
+        let (attr, handle) = self.make_unnamed(make).await?;
+        Ok(Opened { file: self.file(handle, options), attr, created: true })
+    }
+
+    /// As [`Client::tmpfile_open_at`], the file shared as [`Client::share`] has it.
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn make_unnamed_shared(&self, make: MakeUnnamed) -> Result<(Attr, File), ClientError> {
+        let (attr, handle) = self.make_unnamed(make).await?;
+        Ok((attr, self.shared_file(handle)))
+    }
+
+    async fn make_unnamed(&self, make: MakeUnnamed) -> Result<(Attr, Handle), ClientError> {
+        let deadline = self.core.deadline();
+        let session = self.core.session(deadline).await?;
+        // As for any create: the session must not deny that it holds what it is about to make.
+        let making = session.making();
+        match self.core.update_in(&session, &self.cred, Update::MakeUnnamed(make), deadline).await? {
+            UpdateReply::Made { attr, .. } => {
+                let handle = session.hold(attr.inode);
+                drop(making);
+                Ok((attr, handle))
+            }
+            other => Err(ClientError::Protocol(format!("{other:?} to MakeUnnamed"))),
+        }
+    }
+
     /// The offset of the next data or hole at or behind `offset`. What a handle has written and not flushed is not seen: see
     /// [`File::seek`].
     ///
@@ -308,6 +349,25 @@ mod tests {
         assert_eq!(two.hold(held.attr.inode, Access(0)).await.unwrap_err().errno(), 116);
         one.close().await;
         two.close().await;
+    }
+
+    #[tokio::test]
+    async fn a_file_without_a_name_is_written_and_linked() {
+        let fake = Fake::start(1, 0).await;
+        let client = fake.client().await.with_umask(0o027);
+        let made = client.tmpfile_open_at(ROOT_INODE, OpenOptions::writing()).await.unwrap();
+        assert_eq!((made.attr.nlink, made.attr.mode), (0, 0o640));
+        made.file.write_at(0, "text".into()).await.unwrap();
+        made.file.flush().await.unwrap();
+        let inode = made.attr.inode;
+        assert!(client.open_inode(inode, OpenOptions::reading()).await.is_ok(), "its maker may, as by /proc");
+        let linked = client.link_at(inode, ROOT_INODE, name("a")).await.unwrap();
+        assert_eq!((linked.nlink, linked.size), (1, 4));
+        let sealed = OpenOptions { create_new: true, ..OpenOptions::writing() };
+        let sealed = client.tmpfile_open_at(ROOT_INODE, sealed).await.unwrap();
+        let refused = client.link_at(sealed.attr.inode, ROOT_INODE, name("b")).await.unwrap_err();
+        assert_eq!(refused.errno(), 2);
+        client.close().await;
     }
 
     #[tokio::test]

@@ -106,6 +106,7 @@ fn story() -> Vec<(Cred, Update)> {
             value: Bytes::from_static(b"value"),
             mode: XattrMode::Any,
         }),
+        Update::MakeUnnamed(MakeUnnamed { parent: InodeId(3), mode: 0o600, umask: 0o022, linkable: true }),
         rename("dir", "other", RenameMode::NoReplace),
         rename("other", "file", RenameMode::Exchange),
         Update::Unlink(Unlink { parent: ROOT_INODE, name: name("other"), dir: false }),

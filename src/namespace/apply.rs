@@ -109,6 +109,7 @@ fn client_update(txn: &mut Txn<'_>, caller: &Caller<'_>, update: &Update) -> Ste
         Update::Lock(lock) => ops::lock::lock(txn, caller, lock),
         Update::Unlock(unlock) => ops::lock::unlock(txn, caller, unlock),
         Update::CancelLock(cancel) => ops::lock::cancel(txn, caller, cancel),
+        Update::MakeUnnamed(make) => ops::unnamed::make(txn, caller, make),
         // Both are done before a session is looked at.
         Update::OpenSession(_) | Update::CloseSession => Err(FsError::Invalid.into()),
     }

@@ -55,6 +55,8 @@ pub struct OrphanInfo {
     pub at: Timestamp,
     /// Only sessions with an id below this one can hold it: they were open before it lost its last dentry.
     pub sessions_below: SessionId,
+    /// Only this session can hold it: it made it without a dentry.
+    pub holder: Option<SessionId>,
     /// A command has begun to free it: nobody can use it any more.
     pub freeing: bool,
 }
@@ -158,7 +160,13 @@ pub fn orphans(view: &dyn View, after: Option<InodeId>, limit: usize) -> Result<
     }
     page(view, &range, limit, |key, o: Orphan| {
         let inode = InodeId(keys::first(key)?);
-        Some(OrphanInfo { inode, at: o.at, sessions_below: o.sessions_below, freeing: o.freeing })
+        Some(OrphanInfo {
+            inode,
+            at: o.at,
+            sessions_below: o.sessions_below,
+            holder: o.born.map(|born| born.session),
+            freeing: o.freeing,
+        })
     })
 }
 

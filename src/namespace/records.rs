@@ -299,11 +299,22 @@ impl Block {
 /// An inode without a dentry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Orphan {
-    /// When it lost its last dentry.
+    /// When it lost its last dentry, or began without one.
     pub(super) at: Timestamp,
     /// Sessions open then have ids below this.
     pub(super) sessions_below: SessionId,
     pub(super) freeing: bool,
+    /// How it began, if it never had a dentry.
+    pub(super) born: Option<Born>,
+}
+
+/// The beginning of an inode without a dentry.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Born {
+    /// Who made it, and alone may hold it.
+    pub(super) session: SessionId,
+    /// That session may give it a dentry.
+    pub(super) linkable: bool,
 }
 
 /// A client's registered life.
@@ -463,8 +474,10 @@ pub(super) mod tests {
         frozen(&StoredExtent { len: 70_000, source: ExtentSource::Zero }, "01fc7011010002");
         let block = Block { refs: 2, len: 1000, checksum: Checksum(0xdead_beef), group: GroupId(3) };
         frozen(&block, "0102fbe803fcefbeadde03");
-        let orphan = Orphan { at: Timestamp(-1), sessions_below: SessionId(9), freeing: true };
-        frozen(&orphan, "01010901");
+        let orphan = Orphan { at: Timestamp(-1), sessions_below: SessionId(9), freeing: true, born: None };
+        frozen(&orphan, "0101090100");
+        let born = Some(Born { session: SessionId(8), linkable: true });
+        frozen(&Orphan { born, ..orphan }, "01010901010801");
         let session =
             Session { ttl_ms: 9000, label: "me".into(), opened: Timestamp(5), oldest: RequestId(6) };
         frozen(&session, "01fb2823026d650a06");

@@ -30,6 +30,19 @@ pub struct MakeNode {
     pub exclusive: bool,
 }
 
+/// Make a regular file without a dentry (`O_TMPFILE`): an orphan that the session which makes it holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MakeUnnamed {
+    /// Directory whose group and default access list it inherits, and whose permissions are asked.
+    pub parent: InodeId,
+    /// Permission bits as the caller asks for them.
+    pub mode: u32,
+    /// Bits the caller's umask takes from `mode`.
+    pub umask: u32,
+    /// A `Link` of the same session may give it a dentry (no `O_EXCL`).
+    pub linkable: bool,
+}
+
 /// Change attributes.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SetAttrs {

@@ -3,9 +3,9 @@
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Attr, BlockId, CancelLock, ClusterMap, Extent, FsError, HeldLock, InodeId, Link, Lock, MakeNode, NodeId,
-    OpenSession, Publish, RangeChange, RemoveXattr, Rename, RequestId, SessionId, SetAttrs, SetXattr, Unlink,
-    Unlock,
+    Attr, BlockId, CancelLock, ClusterMap, Extent, FsError, HeldLock, InodeId, Link, Lock, MakeNode,
+    MakeUnnamed, NodeId, OpenSession, Publish, RangeChange, RemoveXattr, Rename, RequestId, SessionId,
+    SetAttrs, SetXattr, Unlink, Unlock,
 };
 
 /// A change that a client asks for. New variants go to the end: the position is the encoding.
@@ -39,6 +39,8 @@ pub enum Update {
     Unlock(Unlock),
     /// Wait for a lock no longer.
     CancelLock(CancelLock),
+    /// open with O_TMPFILE
+    MakeUnnamed(MakeUnnamed),
 }
 
 /// Answer to an [`Update`] that took effect. New variants go to the end.
@@ -46,7 +48,7 @@ pub enum Update {
 pub enum UpdateReply {
     /// Nothing to tell.
     Done,
-    /// Make: the new (`created`) or existing inode.
+    /// Make, MakeUnnamed: the new (`created`) or existing inode.
     Made {
         /// Its attributes after the update.
         attr: Attr,

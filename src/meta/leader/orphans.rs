@@ -1,9 +1,11 @@
 //! Which sessions may still hold a handle on an orphan.
 //!
 //! Opening a file is no command, so nobody knows who holds what until he is asked: with its keep-alive each session that lived
-//! when the inode lost its last dentry says whether it holds it. An orphan that nobody holds is freed.
+//! when the inode lost its last dentry says whether it holds it. An orphan that nobody holds is freed. What was made without a
+//! dentry is asked of its maker alone; with a dentry it leaves the table, and it may come back later as any other orphan.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Bound::{Excluded, Included, Unbounded};
 
 use crate::namespace::OrphanInfo;
 use crate::types::{InodeId, SessionId};
@@ -13,11 +15,18 @@ const QUESTIONS_MAX: usize = 1024;
 /// Orphans freed by one command at most. Small files are freed whole; large ones in steps.
 const FREED_MAX: usize = 256;
 
+/// What is waited for before an orphan is freed.
+struct Waiting {
+    /// Whom alone it was asked of. An inode without a dentry may become an orphan a second time, and then it is asked anew.
+    holder: Option<SessionId>,
+    /// Sessions that have not yet said that they do not hold it.
+    sessions: BTreeSet<SessionId>,
+}
+
 /// The table.
 #[derive(Default)]
 pub(super) struct OrphanTable {
-    /// Sessions that have not yet said that they do not hold it.
-    waiting: BTreeMap<InodeId, BTreeSet<SessionId>>,
+    waiting: BTreeMap<InodeId, Waiting>,
     /// The same the other way round, to find a session's questions without a look at every orphan.
     asked: BTreeMap<SessionId, BTreeSet<InodeId>>,
     cursor: Option<InodeId>,
@@ -36,7 +45,9 @@ impl OrphanTable {
         page_max: usize,
         alive: &[SessionId],
     ) -> Vec<InodeId> {
-        self.cursor = if page.len() < page_max { None } else { page.last().map(|o| o.inode) };
+        let (behind, end) = (self.cursor, page.last().filter(|_| page.len() >= page_max).map(|o| o.inode));
+        self.cursor = end;
+        self.forget_linked(page, behind, end);
         let alive: BTreeSet<SessionId> = alive.iter().copied().collect();
         let ended: Vec<SessionId> = self.asked.keys().filter(|s| !alive.contains(s)).copied().collect();
         for session in ended {
@@ -44,16 +55,18 @@ impl OrphanTable {
         }
         let mut free = Vec::new();
         for orphan in page {
-            let fresh = !self.waiting.contains_key(&orphan.inode);
-            if fresh && !orphan.freeing {
-                let holders: BTreeSet<SessionId> =
-                    alive.iter().copied().filter(|s| *s < orphan.sessions_below).collect();
-                for session in &holders {
+            let known = self.waiting.get(&orphan.inode).is_some_and(|w| w.holder == orphan.holder);
+            if !known && !orphan.freeing {
+                self.forget(orphan.inode);
+                let may_hold =
+                    |s: &SessionId| *s < orphan.sessions_below && orphan.holder.is_none_or(|h| h == *s);
+                let sessions: BTreeSet<SessionId> = alive.iter().copied().filter(may_hold).collect();
+                for session in &sessions {
                     self.asked.entry(*session).or_default().insert(orphan.inode);
                 }
-                self.waiting.insert(orphan.inode, holders);
+                self.waiting.insert(orphan.inode, Waiting { holder: orphan.holder, sessions });
             }
-            let held = self.waiting.get(&orphan.inode).is_some_and(|sessions| !sessions.is_empty());
+            let held = self.waiting.get(&orphan.inode).is_some_and(|w| !w.sessions.is_empty());
             if !held && free.len() < FREED_MAX {
                 // Forgotten here: if the command is lost, the orphan is met again and everybody is asked again.
                 self.waiting.remove(&orphan.inode);
@@ -61,6 +74,30 @@ impl OrphanTable {
             }
         }
         free
+    }
+
+    /// Forgets what stood between `behind` and `end` and is no orphan any more.
+    fn forget_linked(&mut self, page: &[OrphanInfo], behind: Option<InodeId>, end: Option<InodeId>) {
+        let from = behind.map_or(Unbounded, Excluded);
+        let to = end.map_or(Unbounded, Included);
+        if matches!((behind, end), (Some(behind), Some(end)) if behind >= end) {
+            return;
+        }
+        let there: BTreeSet<InodeId> = page.iter().map(|o| o.inode).collect();
+        let linked: Vec<InodeId> =
+            self.waiting.range((from, to)).map(|(id, _)| *id).filter(|id| !there.contains(id)).collect();
+        for inode in linked {
+            self.forget(inode);
+        }
+    }
+
+    /// Waits for nobody's word on an inode any more.
+    fn forget(&mut self, inode: InodeId) {
+        for session in self.waiting.remove(&inode).map(|w| w.sessions).unwrap_or_default() {
+            if let Some(inodes) = self.asked.get_mut(&session) {
+                inodes.remove(&inode);
+            }
+        }
     }
 
     /// What a session said. An orphan that it holds stays on its list and is asked about again.
@@ -80,15 +117,15 @@ impl OrphanTable {
     /// A session that has ended holds nothing.
     pub(super) fn session_ended(&mut self, session: SessionId) {
         for inode in self.asked.remove(&session).unwrap_or_default() {
-            if let Some(sessions) = self.waiting.get_mut(&inode) {
-                sessions.remove(&session);
+            if let Some(waiting) = self.waiting.get_mut(&inode) {
+                waiting.sessions.remove(&session);
             }
         }
     }
 
     fn settle(&mut self, session: SessionId, inode: InodeId) {
-        if let Some(sessions) = self.waiting.get_mut(&inode) {
-            sessions.remove(&session);
+        if let Some(waiting) = self.waiting.get_mut(&inode) {
+            waiting.sessions.remove(&session);
         }
         if let Some(inodes) = self.asked.get_mut(&session) {
             inodes.remove(&inode);
@@ -106,6 +143,7 @@ mod tests {
             inode: InodeId(inode),
             at: Timestamp(0),
             sessions_below: SessionId(sessions_below),
+            holder: None,
             freeing: false,
         }
     }
@@ -128,6 +166,29 @@ mod tests {
         assert!(table.observe(&page, 8, &alive).is_empty());
         table.answered(SessionId(1), &[(InodeId(70), false)]);
         assert_eq!(table.observe(&page, 8, &alive), [InodeId(70)]);
+    }
+
+    /// A file made without a dentry is linked, opened by others and unlinked: what was said when it had no dentry must
+    /// not count, or it would be freed under those who hold it.
+    #[test]
+    fn an_orphan_that_was_linked_is_asked_about_anew() {
+        let alive = [SessionId(1), SessionId(2)];
+        let unnamed = [OrphanInfo { holder: Some(SessionId(1)), ..orphan(70, 5) }];
+        let no = [(InodeId(70), false)];
+        for seen_while_linked in [true, false] {
+            let mut table = OrphanTable::default();
+            assert!(table.observe(&unnamed, 8, &alive).is_empty());
+            assert!(table.questions(SessionId(2), &[]).is_empty(), "its maker alone may hold it");
+            if seen_while_linked {
+                assert!(table.observe(&[], 8, &alive).is_empty());
+                assert!(table.waiting.is_empty() && table.questions(SessionId(1), &[]).is_empty());
+            }
+            assert!(table.observe(&[orphan(70, 5)], 8, &alive).is_empty());
+            table.answered(SessionId(1), &no);
+            assert!(table.observe(&[orphan(70, 5)], 8, &alive).is_empty(), "the other may hold it now");
+            table.answered(SessionId(2), &no);
+            assert_eq!(table.observe(&[orphan(70, 5)], 8, &alive), [InodeId(70)]);
+        }
     }
 
     #[test]

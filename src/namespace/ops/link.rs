@@ -1,11 +1,11 @@
 //! Give an inode one more dentry.
 
-use super::super::Txn;
 use super::super::access;
 use super::super::apply::Caller;
 use super::super::dentry;
-use super::super::records::Entry;
-use super::super::txn::Step;
+use super::super::records::{Entry, Orphan};
+use super::super::txn::{Step, read};
+use super::super::{Txn, keys};
 use crate::types::{Access, FsError, Link, UpdateReply};
 
 pub(crate) fn link(txn: &mut Txn<'_>, caller: &Caller<'_>, link: &Link) -> Step<UpdateReply> {
@@ -18,8 +18,14 @@ pub(crate) fn link(txn: &mut Txn<'_>, caller: &Caller<'_>, link: &Link) -> Step<
     access::require_change(&parent, caller.cred)?;
     match inode.nlink {
         _ if inode.is_dir() => return Err(FsError::NotOwner.into()),
-        // An orphan stays one: whoever asked the sessions about it must not be surprised.
-        0 => return Err(FsError::NotFound.into()),
+        0 => {
+            // An orphan stays one: whoever asked the sessions about it must not be surprised. Of what began as one only its
+            // session was asked, which holds it while it links it.
+            let orphan = read::<Orphan>(&txn.records, &keys::orphan(link.inode))?;
+            if !orphan.and_then(|o| o.born).is_some_and(|b| b.linkable && b.session == caller.session) {
+                return Err(FsError::NotFound.into());
+            }
+        }
         u32::MAX => return Err(FsError::TooManyLinks.into()),
         _ => {}
     }
@@ -31,6 +37,9 @@ pub(crate) fn link(txn: &mut Txn<'_>, caller: &Caller<'_>, link: &Link) -> Step<
         parent.size += 1;
         parent.modified(caller.at);
     })?;
+    if inode.nlink == 0 {
+        txn.records.delete(&keys::orphan(link.inode))?;
+    }
     let attr = txn.with_inode(link.inode, |inode| {
         inode.nlink += 1;
         inode.changed(caller.at);

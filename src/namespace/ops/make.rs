@@ -7,7 +7,7 @@ use super::super::apply::Caller;
 use super::super::dentry;
 use super::super::records::{Entry, Inode, StoredExtent};
 use super::super::txn::Step;
-use super::super::{Txn, keys};
+use super::super::{Txn, ViewError, keys};
 use super::acl;
 use crate::types::{
     Access, ExtentSource, FileKind, FsError, INLINE_LEN_MAX, InodeId, MODE_BITS, MakeNode, SYMLINK_LEN_MAX,
@@ -37,45 +37,17 @@ pub(crate) fn make(txn: &mut Txn<'_>, caller: &Caller<'_>, make: &MakeNode) -> S
         return Err(FsError::TooManyLinks.into());
     }
 
-    let default = match make.kind {
-        FileKind::Symlink => None,
-        _ => acl::default_of(&txn.records, make.parent, &parent)?,
-    };
-    let mode = match (make.kind, &default) {
-        (FileKind::Symlink, _) => 0o777,
-        (_, Some(_)) => make.mode & MODE_BITS,
-        (_, None) => make.mode & MODE_BITS & !(make.umask & 0o777),
-    };
-    let (gid, mode) = access::group_and_mode_of_new(&parent, cred, mode, is_dir);
     let len = make.content.len() as u64;
     let used = if make.kind == FileKind::File { len } else { 0 };
-    let mut inode = Inode {
-        kind: make.kind,
-        mode,
-        nlink: if is_dir { 2 } else { 1 },
-        uid: cred.uid,
-        gid,
+    let (id, born) = born(txn, caller, make.parent, &parent, make.kind, make.mode, make.umask)?;
+    let inode = Inode {
         rdev: if is_device { make.rdev } else { 0 },
         size: len,
         used,
-        atime: caller.at,
-        mtime: caller.at,
-        ctime: caller.at,
-        btime: caller.at,
-        version: Version(1),
-        parent: if is_dir { make.parent } else { InodeId(0) },
         target: if make.kind == FileKind::Symlink { make.content.clone() } else { Bytes::new() },
-        home: None,
-        xattr_count: 0,
-        acl: None,
-        freeing: false,
+        ..born
     };
-    let superblock = txn.founded()?;
-    superblock.used += u128::from(used);
-    let id = superblock.next_inode;
-    if let Some(default) = default {
-        acl::inherit(&mut inode, default, txn, id);
-    }
+    txn.founded()?.used += u128::from(used);
     let attr = inode.attr(id);
     let rule = txn.hash_rule()?;
     dentry::insert(
@@ -95,6 +67,56 @@ pub(crate) fn make(txn: &mut Txn<'_>, caller: &Caller<'_>, make: &MakeNode) -> S
         parent.modified(caller.at);
     })?;
     Ok(UpdateReply::Made { attr, created: true })
+}
+
+/// An inode that is about to be made in the directory `parent_id`, with its first link, the group and permissions it
+/// inherits, and no content; and the id it will get. Nothing may be refused from here on: its inherited default list is stored.
+pub(super) fn born(
+    txn: &mut Txn<'_>,
+    caller: &Caller<'_>,
+    parent_id: InodeId,
+    parent: &Inode,
+    kind: FileKind,
+    mode: u32,
+    umask: u32,
+) -> Result<(InodeId, Inode), ViewError> {
+    let is_dir = kind == FileKind::Dir;
+    let default = match kind {
+        FileKind::Symlink => None,
+        _ => acl::default_of(&txn.records, parent_id, parent)?,
+    };
+    let mode = match (kind, &default) {
+        (FileKind::Symlink, _) => 0o777,
+        (_, Some(_)) => mode & MODE_BITS,
+        (_, None) => mode & MODE_BITS & !(umask & 0o777),
+    };
+    let (gid, mode) = access::group_and_mode_of_new(parent, caller.cred, mode, is_dir);
+    let mut inode = Inode {
+        kind,
+        mode,
+        nlink: if is_dir { 2 } else { 1 },
+        uid: caller.cred.uid,
+        gid,
+        rdev: 0,
+        size: 0,
+        used: 0,
+        atime: caller.at,
+        mtime: caller.at,
+        ctime: caller.at,
+        btime: caller.at,
+        version: Version(1),
+        parent: if is_dir { parent_id } else { InodeId(0) },
+        target: Bytes::new(),
+        home: None,
+        xattr_count: 0,
+        acl: None,
+        freeing: false,
+    };
+    let id = txn.founded()?.next_inode;
+    if let Some(default) = default {
+        acl::inherit(&mut inode, default, txn, id);
+    }
+    Ok((id, inode))
 }
 
 fn check_content(make: &MakeNode) -> Result<(), FsError> {

@@ -13,6 +13,7 @@ pub(super) mod rename;
 pub(super) mod session;
 pub(super) mod set_attrs;
 pub(super) mod unlink;
+pub(super) mod unnamed;
 pub(super) mod xattr;
 
 #[cfg(test)]

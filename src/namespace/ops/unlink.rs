@@ -40,7 +40,7 @@ pub(super) fn drop_dentry(
     let nlink = if inode.is_dir() { 0 } else { inode.nlink.saturating_sub(1) };
     if nlink == 0 {
         let sessions_below = txn.founded()?.next_session;
-        txn.records.put(&keys::orphan(id), &Orphan { at, sessions_below, freeing: false })?;
+        txn.records.put(&keys::orphan(id), &Orphan { at, sessions_below, freeing: false, born: None })?;
     }
     txn.with_inode(id, |inode| {
         inode.nlink = nlink;
