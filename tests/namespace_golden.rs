@@ -106,6 +106,7 @@ impl Script {
             UpdateReply::Removed(Some(attr)) => format!("removed: {}", stat(&attr)),
             UpdateReply::Locked => "locked".into(),
             UpdateReply::LockQueued { .. } => "waits".into(),
+            UpdateReply::Cloned { attr, len, rest } => format!("{len} of {}: {}", len + rest, stat(&attr)),
             UpdateReply::Session { session, ttl_ms } => format!("session {session} ttl {ttl_ms}"),
         })
     }

@@ -193,7 +193,11 @@ fn step(
     let text = dice.pick(&texts).clone();
     let root = Cred::root();
     let next = pohmelfs::namespace::superblock(&world.view).unwrap().unwrap().next_inode;
-    let (what, update, expected) = match dice.below(17) {
+    let (what, update, expected) = match dice.below(19) {
+        17.. => {
+            let (from, to) = (a_file(dice), a_file(dice));
+            clone(model, dice, from, to)
+        }
         16 => {
             let linkable = dice.below(4) > 0;
             let make = MakeUnnamed { parent, mode: 0o755, umask: 0, linkable };
@@ -324,6 +328,33 @@ fn publish(
         }
     });
     ("publish", Update::Publish(Publish { inode, extents, grow_to, append, mtime: None }), expected)
+}
+
+fn clone(
+    model: &mut Model,
+    dice: &mut Dice,
+    from: InodeId,
+    to: InodeId,
+) -> (&'static str, Update, Result<(), FsError>) {
+    let (from_offset, to_offset, len) = (dice.below(60), dice.below(150), dice.below(60));
+    let mut expected = || {
+        let source = model.file(from)?.clone();
+        let target = model.file(to)?;
+        let at = usize::try_from(from_offset).unwrap();
+        let end = if len == 0 { source.len() } else { at + usize::try_from(len).unwrap() };
+        let to_at = usize::try_from(to_offset).unwrap();
+        let Some(bytes) = source.get(at..end) else { return Err(FsError::Invalid) };
+        let to_end = to_at + bytes.len();
+        if from == to && at < to_end && to_at < end {
+            return Err(FsError::Invalid);
+        }
+        if !bytes.is_empty() {
+            target.resize(target.len().max(to_end), 0);
+            target[to_at..to_end].copy_from_slice(bytes);
+        }
+        Ok(())
+    };
+    ("clone", Update::Clone(CloneRange { from, from_offset, to, to_offset, len }), expected())
 }
 
 fn range(model: &mut Model, dice: &mut Dice, inode: InodeId) -> (&'static str, Update, Result<(), FsError>) {

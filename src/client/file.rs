@@ -477,25 +477,36 @@ impl File {
         update: Update,
         pending_count: usize,
     ) -> Result<Attr, ClientError> {
+        match self.send(state, update, pending_count).await? {
+            UpdateReply::Attr(attr) => Ok(attr),
+            other => Err(ClientError::Protocol(format!("{other:?} to an update of a file"))),
+        }
+    }
+
+    async fn send(
+        &self,
+        state: &mut State,
+        update: Update,
+        pending_count: usize,
+    ) -> Result<UpdateReply, ClientError> {
         let core = self.core().clone();
         // In the session that owns the blocks: once it is gone, so are they.
         let session = self.session();
         let cred = state.writer.clone().unwrap_or_else(|| self.0.client.cred().clone());
-        let task = runtime::spawn("client-publish", async move {
-            match core.update_for_sure(&session, &cred, update).await? {
-                UpdateReply::Attr(attr) => Ok(attr),
-                other => Err(ClientError::Protocol(format!("{other:?} to an update of a file"))),
-            }
-        });
+        let task =
+            runtime::spawn(
+                "client-publish",
+                async move { core.update_for_sure(&session, &cred, update).await },
+            );
         state.outstanding = Some(Outstanding { pending_count, task });
         match self.settle(state).await? {
-            Some(attr) => Ok(attr),
+            Some(reply) => Ok(reply),
             None => Err(ClientError::Closed),
         }
     }
 
     /// Waits for the answer to the update that is on its way, if any.
-    async fn settle(&self, state: &mut State) -> Result<Option<Attr>, ClientError> {
+    async fn settle(&self, state: &mut State) -> Result<Option<UpdateReply>, ClientError> {
         let Some(outstanding) = &mut state.outstanding else { return Ok(None) };
         let began = runtime::now();
         let answer = runtime::timeout_at(self.core().deadline(), &mut outstanding.task).await;
@@ -505,9 +516,9 @@ impl File {
         let pending_count = outstanding.pending_count;
         state.outstanding = None;
         // None: its runtime is being taken down.
-        let attr = answer.unwrap_or(Err(ClientError::Closed))?;
+        let reply = answer.unwrap_or(Err(ClientError::Closed))?;
         state.pending.drain(..pending_count);
-        Ok(Some(attr))
+        Ok(Some(reply))
     }
 
     /// Writes `data` behind the end of the file, wherever that is when the write takes effect: of two appenders neither
@@ -618,6 +629,27 @@ impl File {
             self.0.overlay.lock().cut(state.end());
         }
         changed
+    }
+
+    /// Flushes, then sends an update of this file with the rights of `cred`, in order with all others.
+    pub(super) async fn send_as(&self, cred: &Cred, update: Update) -> Result<UpdateReply, ClientError> {
+        let mut state = self.0.state.lock().await;
+        self.flush_locked(&mut state).await?;
+        self.alive(&mut state).await?;
+        state.writer = Some(cred.clone());
+        let reply = self.send(&mut state, update, 0).await;
+        state.writer = None;
+        reply
+    }
+
+    /// How it was opened.
+    pub(super) fn options(&self) -> &OpenOptions {
+        &self.0.options
+    }
+
+    /// With whose rights.
+    pub(super) fn cred(&self) -> &Cred {
+        &self.0.client.cred
     }
 
     /// Flushes, then changes a range (`fallocate(2)`).

@@ -24,6 +24,7 @@
 //! `sectors`, `reader`, `transfer` (data); `locks`.
 
 mod budget;
+mod clone;
 mod core;
 mod data_servers;
 mod dir;

@@ -8,7 +8,7 @@ use std::collections::VecDeque;
 use bytes::Bytes;
 
 use crate::runtime::Task;
-use crate::types::{Attr, BlockRef, Cred, Extent, ExtentSource};
+use crate::types::{BlockRef, Cred, Extent, ExtentSource, UpdateReply};
 
 use super::ClientError;
 use super::dirty::Dirty;
@@ -37,7 +37,7 @@ pub(super) enum PendingState {
 pub(super) struct Outstanding {
     /// How many of the oldest pending parts it publishes.
     pub(super) pending_count: usize,
-    pub(super) task: Task<Result<Attr, ClientError>>,
+    pub(super) task: Task<Result<UpdateReply, ClientError>>,
 }
 
 #[derive(Debug, Default)]

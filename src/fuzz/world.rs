@@ -106,6 +106,13 @@ fn story() -> Vec<(Cred, Update)> {
             value: Bytes::from_static(b"value"),
             mode: XattrMode::Any,
         }),
+        Update::Clone(CloneRange {
+            from: InodeId(2),
+            from_offset: 90,
+            to: InodeId(2),
+            to_offset: 3 << 20,
+            len: 1000,
+        }),
         Update::MakeUnnamed(MakeUnnamed { parent: InodeId(3), mode: 0o600, umask: 0o022, linkable: true }),
         rename("dir", "other", RenameMode::NoReplace),
         rename("other", "file", RenameMode::Exchange),

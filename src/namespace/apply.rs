@@ -110,6 +110,7 @@ fn client_update(txn: &mut Txn<'_>, caller: &Caller<'_>, update: &Update) -> Ste
         Update::Unlock(unlock) => ops::lock::unlock(txn, caller, unlock),
         Update::CancelLock(cancel) => ops::lock::cancel(txn, caller, cancel),
         Update::MakeUnnamed(make) => ops::unnamed::make(txn, caller, make),
+        Update::Clone(clone) => ops::clone::clone(txn, caller, clone),
         // Both are done before a session is looked at.
         Update::OpenSession(_) | Update::CloseSession => Err(FsError::Invalid.into()),
     }

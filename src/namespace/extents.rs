@@ -6,7 +6,7 @@
 //! after       [--- A --][------ N ------][B]  [- C -]      A trimmed, B trimmed; N inside A would split A in two
 //! ```
 //!
-//! Called by `ops/publish`, `ops/range`, `ops/set_attrs`, `ops/orphans`. Holds: extents of a file never overlap; the
+//! Called by `ops/publish`, `ops/clone`, `ops/range`, `ops/set_attrs`, `ops/orphans`. Holds: extents of a file never overlap; the
 //! references that a block's record counts are the extents that name it; a block leaves its record for the reclaim
 //! queue with its last reference. Not here: the size of the file, permissions, timestamps.
 
@@ -63,7 +63,7 @@ pub(super) fn touching(
 }
 
 /// The part of `extent` within `start..end`, which it touches.
-fn part(extent: &Extent, start: u64, end: u64) -> Extent {
+pub(super) fn part(extent: &Extent, start: u64, end: u64) -> Extent {
     let offset = extent.offset.max(start);
     let len = extent.end().min(end) - offset;
     let cut = offset - extent.offset;

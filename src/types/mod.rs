@@ -33,8 +33,8 @@ pub use ids::{
 pub use lock::{CancelLock, HeldLock, Lock, LockKind, LockOwner, LockRange, Unlock};
 pub use name::{NAME_LEN_MAX, Name, NameError, SYMLINK_LEN_MAX, XATTR_NAME_LEN_MAX, XATTR_VALUE_LEN_MAX};
 pub use params::{
-    FallocateMode, Link, MakeNode, MakeUnnamed, NodeReport, NodeSpec, OpenSession, Publish, RangeChange,
-    RemoveXattr, Rename, RenameMode, SetAttrs, SetXattr, Unlink, XattrMode,
+    CloneRange, FallocateMode, Link, MakeNode, MakeUnnamed, NodeReport, NodeSpec, OpenSession, Publish,
+    RangeChange, RemoveXattr, Rename, RenameMode, SetAttrs, SetXattr, Unlink, XattrMode,
 };
 pub use time::Timestamp;
 pub use update::{

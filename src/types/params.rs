@@ -187,6 +187,27 @@ pub struct RangeChange {
     pub mode: FallocateMode,
 }
 
+/// Let a range of a file have the contents of another range, without a copy (`FICLONERANGE`, `copy_file_range(2)`). The caller
+/// holds a handle for reading the one and one for writing the other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CloneRange {
+    /// The file to take from.
+    pub from: InodeId,
+    /// First byte there.
+    pub from_offset: u64,
+    /// The file to change; the same if the ranges do not overlap.
+    pub to: InodeId,
+    /// First byte there.
+    pub to_offset: u64,
+    /// Bytes in the range, which ends within the file; 0: to the end of the file.
+    pub len: u64,
+}
+
+impl CloneRange {
+    /// Most extents that one command clones or replaces: keeps the time under apply below some milliseconds.
+    pub const EXTENTS_MAX: usize = 1024;
+}
+
 /// Begin a session.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct OpenSession {

@@ -3,9 +3,9 @@
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Attr, BlockId, CancelLock, ClusterMap, Extent, FsError, HeldLock, InodeId, Link, Lock, MakeNode,
-    MakeUnnamed, NodeId, OpenSession, Publish, RangeChange, RemoveXattr, Rename, RequestId, SessionId,
-    SetAttrs, SetXattr, Unlink, Unlock,
+    Attr, BlockId, CancelLock, CloneRange, ClusterMap, Extent, FsError, HeldLock, InodeId, Link, Lock,
+    MakeNode, MakeUnnamed, NodeId, OpenSession, Publish, RangeChange, RemoveXattr, Rename, RequestId,
+    SessionId, SetAttrs, SetXattr, Unlink, Unlock,
 };
 
 /// A change that a client asks for. New variants go to the end: the position is the encoding.
@@ -41,6 +41,8 @@ pub enum Update {
     CancelLock(CancelLock),
     /// open with O_TMPFILE
     MakeUnnamed(MakeUnnamed),
+    /// FICLONERANGE, copy_file_range
+    Clone(CloneRange),
 }
 
 /// Answer to an [`Update`] that took effect. New variants go to the end.
@@ -72,6 +74,15 @@ pub enum UpdateReply {
     LockQueued {
         /// The number of the request that waits.
         request: RequestId,
+    },
+    /// Clone: how far it came.
+    Cloned {
+        /// Attributes of the changed file after the update.
+        attr: Attr,
+        /// Bytes done, from the start of the range on.
+        len: u64,
+        /// Bytes of the range that are left, for another update.
+        rest: u64,
     },
 }
 

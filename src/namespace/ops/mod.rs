@@ -1,6 +1,7 @@
 //! One operation per file. Each decides first and writes afterwards: behind its first write it cannot answer an error.
 
 pub(super) mod acl;
+pub(super) mod clone;
 pub(super) mod found;
 pub(super) mod link;
 pub(super) mod lock;
