@@ -17,8 +17,9 @@ use crate::types::{
     UpdateReply, codec,
 };
 use crate::wire::Applied;
-use crate::wire::message::{MetaReply, MetaRequest, UpdateRequest};
+use crate::wire::message::{MetaReply, MetaRequest, Reading, UpdateRequest};
 
+use super::beside::{Beside, Question};
 use super::data_servers::DataServers;
 use super::error::ClientError;
 use super::exchange::{Patience, Watch, exchange};
@@ -37,6 +38,7 @@ const UNSETTLED_PAUSE: Duration = Duration::from_millis(500);
 pub(super) struct Core {
     pub(super) options: ClientOptions,
     pub(super) servers: MetaServers,
+    beside: Beside,
     pub(super) data: DataServers,
     /// Units of [`super::budget`] free for blocks in flight.
     pub(super) budget: Arc<Semaphore>,
@@ -78,6 +80,7 @@ impl Core {
         let budget = Arc::new(Semaphore::new(super::budget::units(options.memory_max)));
         Self {
             servers,
+            beside: Beside::default(),
             data: DataServers::new(options.label.clone()),
             budget,
             ahead: Arc::new(Semaphore::new(super::budget::units(options.read_ahead_max))),
@@ -186,7 +189,17 @@ impl Core {
         query: Query,
         deadline: Instant,
     ) -> Result<QueryReply, ClientError> {
-        let request = MetaRequest::Query { cred: cred.clone(), query, epoch: self.epoch(), stale: false };
+        self.check_open()?;
+        let question = Question { cred, query, epoch: self.epoch() };
+        let beside = self.beside.ask(&self.servers, deadline, &question).await;
+        if beside.suspects {
+            self.probe_wanted.notify_one();
+        }
+        if let Some(answer) = beside.answer {
+            self.saw_epoch(answer.epoch);
+            return Ok(answer.result?);
+        }
+        let request = question.request(Reading::Exact);
         match self.request(&request, Patience::Short, deadline).await? {
             MetaReply::Answered { result, epoch, .. } => {
                 self.saw_epoch(epoch);

@@ -19,7 +19,7 @@ use super::servers::MetaServers;
 
 /// Longest wait for the first servers asked. Long enough for a group commit on a busy disk and most elections, short
 /// enough that a silent server costs a second.
-const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(1);
+pub(super) const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(1);
 /// Longest wait of any attempt: under overload attempts grow up to here instead of multiplying the load.
 const ATTEMPT_TIMEOUT_MAX: Duration = Duration::from_secs(8);
 /// First pause once all servers have been tried, doubled each round.
@@ -168,7 +168,7 @@ pub(super) async fn exchange(
 }
 
 /// True if another server is the better choice for a while.
-fn blames_server(error: &RpcError) -> bool {
+pub(super) fn blames_server(error: &RpcError) -> bool {
     !matches!(error, RpcError::Busy { .. } | RpcError::LeaderLost | RpcError::Refused { .. })
 }
 

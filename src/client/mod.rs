@@ -19,10 +19,11 @@
 //! call ends by its deadline; memory for blocks in flight is bounded.
 //! Not here: what the namespace permits (`namespace`), what servers do (`meta`, `data`), the kernel (`mount`).
 //!
-//! Reading order: `options`, `error`; `servers`, `exchange`, `session`, `core`, `workers` (requests); `namespace`, `path`, `dir`
+//! Reading order: `options`, `error`; `servers`, `exchange`, `beside`, `session`, `core`, `workers` (requests); `namespace`, `path`, `dir`
 //! (names); `budget`, `data_servers`, `upload`, `download`, `extents`, `overlay`, `pending`, `file`, `inode` (open files by inode),
 //! `sectors`, `reader`, `transfer` (data); `locks`.
 
+mod beside;
 mod budget;
 mod clone;
 mod core;

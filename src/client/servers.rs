@@ -6,15 +6,24 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
 
+use bytes::Bytes;
 use parking_lot::RwLock;
 
 use crate::net::{Channel, ChannelOptions};
-use crate::runtime;
-use crate::types::{ClusterMap, NodeAddress, NodeId};
-use crate::wire::{Class, Hello, Role};
+use crate::runtime::{self, Rounds};
+use crate::types::{ClusterId, ClusterMap, LogIndex, NodeAddress, NodeId, codec};
+use crate::wire::message::{MetaReply, MetaRequest, kind};
+use crate::wire::{Class, Hello, Role, RpcError};
 
 use super::options::{ClientOptions, Spread};
+
+/// Questions about the end of a log on their way to one server at a time.
+const ACCEPTED_ROUNDS_MAX: usize = 2;
+/// Longest wait for the answer, which the server has in memory: longer than it stays busy with others, short enough that a
+/// silent one costs a reader less than it would notice.
+const ACCEPTED_PATIENCE: Duration = Duration::from_millis(200);
 
 /// One metadata server.
 pub(super) struct MetaServer {
@@ -22,6 +31,7 @@ pub(super) struct MetaServer {
     channels: Vec<Channel>,
     turn: AtomicUsize,
     suspect: AtomicBool,
+    accepted: Rounds<Result<(NodeId, LogIndex), RpcError>>,
 }
 
 impl MetaServer {
@@ -29,7 +39,13 @@ impl MetaServer {
         let open =
             |_| Channel::new(address.clone(), hello.clone(), Class::Metadata, ChannelOptions::default());
         let channels = (0..channel_count.max(1)).map(open).collect();
-        Self { address, channels, turn: AtomicUsize::new(0), suspect: AtomicBool::new(false) }
+        Self {
+            address,
+            channels,
+            turn: AtomicUsize::new(0),
+            suspect: AtomicBool::new(false),
+            accepted: Rounds::new(ACCEPTED_ROUNDS_MAX),
+        }
     }
 
     /// Where it answers.
@@ -62,9 +78,45 @@ impl MetaServer {
         !self.suspect.swap(true, Ordering::Relaxed)
     }
 
-    fn node(&self) -> Option<NodeId> {
+    /// How far its log goes, asked after this call began, and who says so.
+    ///
+    /// # Errors
+    /// How the exchange failed, or that it does not remember.
+    pub(super) async fn accepted(&self) -> Result<(NodeId, LogIndex), RpcError> {
+        self.accepted.join(|| self.ask_accepted()).await
+    }
+
+    async fn ask_accepted(&self) -> Result<(NodeId, LogIndex), RpcError> {
+        let internal = |reason: String| RpcError::Internal { reason };
+        let meta = codec::encode(&MetaRequest::Accepted).map_err(|e| internal(e.to_string()))?;
+        let reply = self.channel().call(kind::META, meta, Bytes::new(), ACCEPTED_PATIENCE).await?;
+        match codec::decode(&reply.meta) {
+            Ok(MetaReply::Accepted { node, index }) => {
+                self.answered();
+                Ok((node, index))
+            }
+            Ok(other) => Err(internal(format!("{other:?} to Accepted"))),
+            Err(e) => Err(internal(e.to_string())),
+        }
+    }
+
+    /// Which cluster it belongs to; none before the first connection.
+    fn cluster(&self) -> Option<ClusterId> {
+        self.channels.iter().find_map(Channel::peer_cluster)
+    }
+
+    /// Which node it is; none before the first connection.
+    pub(super) fn node(&self) -> Option<NodeId> {
         self.channels.iter().find_map(Channel::peer_node)
     }
+}
+
+/// Servers that together have seen whatever was acknowledged.
+pub(super) struct Majority {
+    /// Who is to answer.
+    pub(super) asked: Arc<MetaServer>,
+    /// The others, and who they are.
+    pub(super) witnesses: Vec<(NodeId, Arc<MetaServer>)>,
 }
 
 /// All of them.
@@ -118,6 +170,20 @@ impl MetaServers {
         let at = |i: usize| &list[first.wrapping_add(i) % list.len()];
         let healthy = (0..list.len()).map(at).find(|s| !s.is_suspect());
         healthy.unwrap_or_else(|| at(0)).clone()
+    }
+
+    /// The server for the first attempt of a call that began at `start`, and as many others as make a majority with it. None
+    /// while fewer answer, or have said that they are nodes of one cluster.
+    pub(super) fn majority(&self, start: usize) -> Option<Majority> {
+        let list = self.list.read();
+        let at = |i: usize| &list[start.wrapping_add(i) % list.len()];
+        let healthy = || (0..list.len()).map(at).filter(|s| !s.is_suspect());
+        let asked = healthy().next()?.clone();
+        let cluster = asked.cluster()?;
+        let beside = healthy().skip(1).filter(|s| s.cluster() == Some(cluster));
+        let witnesses: Vec<_> =
+            beside.filter_map(|s| Some((s.node()?, s.clone()))).take(list.len() / 2).collect();
+        (witnesses.len() == list.len() / 2).then_some(Majority { asked, witnesses })
     }
 
     /// A pinned client leaves the server its call began at; others' calls that noticed already have moved on.

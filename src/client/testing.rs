@@ -20,7 +20,7 @@ use crate::types::{
     NodeId, NodeSpec, Timestamp, UpdateReply, UpdateResult, codec,
 };
 use crate::wire::message::{
-    BlockFate, DataReply, DataRequest, MetaReply, MetaRequest, ReplicaState, UpdateRequest,
+    BlockFate, DataReply, DataRequest, MetaReply, MetaRequest, Reading, ReplicaState, UpdateRequest,
 };
 use crate::wire::{Hello, Role, RpcError};
 
@@ -44,6 +44,8 @@ pub(crate) enum Fault {
     Corrupts,
     /// It does not have its blocks.
     Loses,
+    /// It answers `Reading::Beside` as of the moment when it was first asked so.
+    Lags,
 }
 
 /// Faults at random, from a seed: for exactly-once.
@@ -91,12 +93,17 @@ impl World {
         namespace::superblock(&*self.view.lock()).unwrap().unwrap().epoch
     }
 
+    /// Where a log of this world ends.
+    fn index(&self) -> LogIndex {
+        LogIndex(self.clock.load(Ordering::Relaxed))
+    }
+
     fn answer(&self, request: MetaRequest) -> MetaReply {
         match request {
             MetaRequest::Update(update) => self.update(&update),
             MetaRequest::Query { cred, query, .. } => {
                 let result = namespace::query(&*self.view.lock(), &cred, &query).unwrap();
-                MetaReply::Answered { result, epoch: self.epoch(), addresses: Vec::new() }
+                MetaReply::Answered { result, epoch: self.epoch(), addresses: Vec::new(), as_of: None }
             }
             MetaRequest::KeepAlive(keep) => {
                 self.told.lock().extend(&keep.handles);
@@ -133,7 +140,33 @@ impl World {
 
 struct MetaHandler {
     world: Arc<World>,
+    node: NodeId,
     fault: Arc<Mutex<Fault>>,
+    /// Of a server that lags: its state, and as of which index.
+    lagging: Mutex<Option<(MemoryView, LogIndex)>>,
+}
+
+impl MetaHandler {
+    fn answer(&self, request: MetaRequest) -> MetaReply {
+        match request {
+            MetaRequest::Accepted => MetaReply::Accepted { node: self.node, index: self.world.index() },
+            MetaRequest::Query { cred, query, reading: Reading::Beside(_), .. } => {
+                let now = || (self.world.view(), self.world.index());
+                let (view, index) = match *self.fault.lock() {
+                    Fault::Lags => self.lagging.lock().get_or_insert_with(now).clone(),
+                    _ => now(),
+                };
+                let result = namespace::query(&view, &cred, &query).unwrap();
+                MetaReply::Answered {
+                    result,
+                    epoch: self.world.epoch(),
+                    addresses: Vec::new(),
+                    as_of: Some(index),
+                }
+            }
+            other => self.world.answer(other),
+        }
+    }
 }
 
 fn reply(meta: &impl serde::Serialize, payload: Bytes) -> Reply {
@@ -162,15 +195,15 @@ impl Handler for MetaHandler {
             Fault::Silent => std::future::pending().await,
             Fault::Refuses => Err(RpcError::NoLeader),
             Fault::Forgetful => {
-                self.world.answer(request);
+                self.answer(request);
                 Err(RpcError::LeaderLost)
             }
             Fault::Late(ms) => {
-                let answer = self.world.answer(request);
+                let answer = self.answer(request);
                 runtime::sleep(Duration::from_millis(ms)).await;
                 Ok(reply(&answer, Bytes::new()))
             }
-            _ => Ok(reply(&self.world.answer(request), Bytes::new())),
+            _ => Ok(reply(&self.answer(request), Bytes::new())),
         }
     }
 }
@@ -282,7 +315,8 @@ impl Fake {
         let (mut meta, mut data) = (Vec::new(), HashMap::new());
         for node in (1..=meta_count).map(NodeId) {
             let fault = Arc::<Mutex<Fault>>::default();
-            let handler = MetaHandler { world: world.clone(), fault: fault.clone() };
+            let handler =
+                MetaHandler { world: world.clone(), node, fault: fault.clone(), lagging: Mutex::default() };
             let (address, tasks) = bind(Role::Meta, node, handler).await;
             let put = MetaNode {
                 node,

@@ -28,6 +28,43 @@ async fn contents(client: &Client, path: &str) -> Bytes {
     out.into()
 }
 
+/// A server that lags answers as of a past index; what its witnesses say must keep the client from believing it.
+#[tokio::test]
+async fn an_answer_from_the_past_is_asked_for_again() {
+    let fake = Fake::start(3, 0).await;
+    let client = fake.client().await;
+    for round in 0..3 {
+        let lags = &fake.meta[round];
+        lags.set(Fault::Lags);
+        for turn in 0..200 {
+            let path = format!("/{round}-{turn}");
+            // As of now, should the server that lags be asked.
+            assert_eq!(client.stat(&path).await.unwrap_err().errno(), 2);
+            client.mkdir(&path, 0o755).await.unwrap();
+            let seen = client.stat(&path).await.unwrap_or_else(|e| panic!("round {round}, turn {turn}: {e}"));
+            assert_eq!(seen.kind, FileKind::Dir);
+        }
+        lags.set(Fault::None);
+    }
+}
+
+/// Neither the server that is asked nor a witness costs a reader more than its patience, and only once.
+#[tokio::test]
+async fn reads_go_on_beside_a_silent_server() {
+    let fake = Fake::start(3, 0).await;
+    let client = fake.client().await;
+    client.mkdir("/there", 0o755).await.unwrap();
+    for fault in [Fault::Silent, Fault::Refuses] {
+        for server in &fake.meta {
+            server.set(fault);
+            for _ in 0..50 {
+                client.stat("/there").await.unwrap();
+            }
+            server.set(Fault::None);
+        }
+    }
+}
+
 #[tokio::test]
 async fn names_by_path_behave_as_a_kernel_would_have_it() {
     let fake = Fake::start(3, 3).await;

@@ -12,7 +12,7 @@ use tokio::sync::mpsc;
 
 use crate::runtime::{self, StopSignal};
 use crate::types::{Cred, InodeId, Query, Update, codec};
-use crate::wire::message::{KeepAlive, MetaReply, MetaRequest, kind};
+use crate::wire::message::{KeepAlive, MetaReply, MetaRequest, Reading, kind};
 
 use super::ClientError;
 use super::core::Core;
@@ -168,7 +168,12 @@ async fn probe(core: Arc<Core>, stop: StopSignal) {
             }
             let query = Query::Map { newer_than: core.epoch() };
             // Linearizable: a server cut off from the majority must not pass.
-            let request = MetaRequest::Query { cred: Cred::root(), query, epoch: core.epoch(), stale: false };
+            let request = MetaRequest::Query {
+                cred: Cred::root(),
+                query,
+                epoch: core.epoch(),
+                reading: Reading::Exact,
+            };
             let Ok(meta) = codec::encode(&request) else { return };
             let ask = suspects.iter().map(|server| {
                 let meta = meta.clone();

@@ -13,7 +13,7 @@ use super::store::StoreError;
 use crate::runtime::{self, StopSignal};
 use crate::types::{Cred, Epoch, NodeReport, NodeSpec, NodeState, Query, QueryReply};
 use crate::wire::RpcError;
-use crate::wire::message::{MetaReply, MetaRequest};
+use crate::wire::message::{MetaReply, MetaRequest, Reading};
 
 /// Longest pause between two attempts to register: a cluster that comes back has its data servers within this time.
 const REGISTER_PAUSE_MAX: Duration = Duration::from_secs(2);
@@ -132,7 +132,7 @@ async fn fetch_map(core: &Core, epoch: Epoch) -> Result<(), Problem> {
         cred: Cred::root(),
         query: Query::Map { newer_than: epoch },
         epoch,
-        stale: false,
+        reading: Reading::Exact,
     };
     match core.meta.ask(&query).await? {
         (MetaReply::Answered { result: Ok(QueryReply::Map(map)), .. }, _) => {

@@ -111,6 +111,7 @@ impl Door {
                 result: Ok(QueryReply::Map(Some(Box::new(n.map.clone())))),
                 epoch: n.map.epoch,
                 addresses: Vec::new(),
+                as_of: None,
             },
             // Pages of two, so that every walk has several.
             MetaRequest::Blocks { after, .. } => {

@@ -148,6 +148,7 @@ pub(super) fn meta_reply_seeds() -> Vec<Vec<u8>> {
             result: Ok(QueryReply::Target(bytes::Bytes::from_static(b"target"))),
             epoch,
             addresses: vec![(NodeId(1), NodeAddress("d:1".into()))],
+            as_of: Some(LogIndex(9)),
         },
         MetaReply::Registered {
             cluster: ClusterId(1),

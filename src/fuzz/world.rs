@@ -8,7 +8,7 @@ use bytes::Bytes;
 use super::wire::{again, encoded};
 use crate::namespace::{self, Command, MemoryView, Op, Reply, Txn};
 use crate::types::*;
-use crate::wire::message::{KeepAlive, MetaRequest, PeerRequest, UpdateRequest};
+use crate::wire::message::{KeepAlive, MetaRequest, PeerRequest, Reading, UpdateRequest};
 
 /// When the namespace was founded.
 const T0: i64 = 1_700_000_000_000_000_000;
@@ -207,8 +207,12 @@ pub(super) fn request_seeds() -> Vec<Vec<u8>> {
         Query::StatFs,
         Query::Map { newer_than: Epoch(0) },
     ];
-    let queries =
-        queries.map(|query| MetaRequest::Query { cred: Cred::root(), query, epoch: Epoch(1), stale: false });
+    let queries = queries.map(|query| MetaRequest::Query {
+        cred: Cred::root(),
+        query,
+        epoch: Epoch(1),
+        reading: Reading::Exact,
+    });
     let updates = (1..).zip(story()).map(|(number, (cred, update))| {
         let (request, lowest_unanswered) = (RequestId(number), RequestId(1));
         MetaRequest::Update(UpdateRequest { session: SESSION, request, lowest_unanswered, cred, update })

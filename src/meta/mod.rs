@@ -13,7 +13,6 @@ pub mod prepare;
 mod proposer;
 mod quorum;
 pub mod raft;
-mod reads;
 mod server;
 mod service;
 pub mod state;

@@ -84,6 +84,23 @@ impl Quorum {
     }
 }
 
+/// For a caller that asks `witnesses` itself: the index as of which this server may answer now, if they and this server are a
+/// majority and it has applied its own log to the end. What it reads *after* this call shows every update acknowledged before
+/// the caller's question, if no log of a witness, asked after that question too, reaches beyond the index.
+pub fn beside(consensus: &Consensus, witnesses: &[NodeId]) -> Option<LogIndex> {
+    // In this order: an entry up to this index that changes the voters shows in the voters read later.
+    let applied = consensus.applied();
+    let own = consensus.accepted()?;
+    let voters = consensus.voters()?;
+    (own <= applied && are_majority(consensus.node(), witnesses, &voters)).then_some(applied)
+}
+
+/// Whether `own`, a voter, and the witnesses, each counted once, are more than half of the voters.
+fn are_majority(own: NodeId, witnesses: &[NodeId], voters: &BTreeSet<NodeId>) -> bool {
+    let named = |voter: &&NodeId| **voter == own || witnesses.contains(voter);
+    voters.iter().filter(named).count() > voters.len() / 2
+}
+
 /// The other voters, beginning with the one behind `own` in the ring of ids so that servers do not all ask the same one,
 /// moved on by `turn`.
 fn in_turn(own: NodeId, voters: &BTreeSet<NodeId>, turn: usize) -> Vec<NodeId> {
@@ -108,5 +125,17 @@ mod tests {
         assert_eq!(in_turn(NodeId(3), &voters, 0), [1, 2].map(NodeId));
         assert_eq!(in_turn(NodeId(3), &voters, 1), [2, 1].map(NodeId));
         assert_eq!(in_turn(NodeId(1), &[NodeId(1)].into(), 7), []);
+    }
+
+    #[test]
+    fn only_voters_count_each_once() {
+        let voters: BTreeSet<NodeId> = [1, 2, 3].map(NodeId).into();
+        assert!(are_majority(NodeId(1), &[NodeId(3)], &voters));
+        assert!(!are_majority(NodeId(1), &[], &voters));
+        assert!(!are_majority(NodeId(1), &[NodeId(1), NodeId(4), NodeId(4)], &voters));
+        let five: BTreeSet<NodeId> = [1, 2, 3, 4, 5].map(NodeId).into();
+        assert!(!are_majority(NodeId(1), &[NodeId(2), NodeId(2)], &five));
+        assert!(are_majority(NodeId(1), &[NodeId(2), NodeId(5)], &five));
+        assert!(are_majority(NodeId(1), &[], &[NodeId(1)].into()));
     }
 }

@@ -16,19 +16,18 @@ use super::leader::Leader;
 use super::peers::Peers;
 use super::prepare::client_op;
 use super::proposer::Proposer;
-use super::quorum::Quorum;
+use super::quorum::{self, Quorum};
 use super::raft::Consensus;
-use super::reads::Rounds;
 use super::state::State;
 use crate::namespace::{self, BlockUse, Op, View, ViewError};
 use crate::net::{Handler, PeerInfo, Reply, Request};
-use crate::runtime::{self, Instant};
+use crate::runtime::{self, Instant, Rounds};
 use crate::types::{
     BlockId, ClusterId, ClusterMap, Cred, Epoch, FsResult, LogIndex, NodeAddress, NodeId, NodeReport,
     NodeSpec, Query, QueryReply, Unreferenced, codec,
 };
 use crate::wire::message::{
-    BLOCKS_MAX, BlockFate, KeepAlive, MetaReply, MetaRequest, PeerRequest, UpdateRequest, kind,
+    BLOCKS_MAX, BlockFate, KeepAlive, MetaReply, MetaRequest, PeerRequest, Reading, UpdateRequest, kind,
 };
 use crate::wire::status::StatusSource;
 use crate::wire::{Role, RpcError};
@@ -38,6 +37,9 @@ const LEADER_POLL: Duration = Duration::from_millis(20);
 /// Longest wait for one answer of a leader before it is asked again: a leader that was cut off silently is replaced
 /// within that time, and the request goes to the new one.
 const LEADER_PATIENCE: Duration = Duration::from_millis(1000);
+
+/// Rounds of linearizable reads on their way at a time.
+const ROUNDS_MAX: usize = 3;
 
 /// A client that waits for a lock gets an answer after half of this, or half of the time its request has, if nothing happens.
 const LOCK_PATIENCE: Duration = Duration::from_secs(10);
@@ -54,7 +56,7 @@ pub struct Service {
     pub(super) leader: RwLock<Option<Arc<Leader>>>,
     map: RwLock<Arc<ClusterMap>>,
     quorum: Quorum,
-    rounds: Rounds,
+    rounds: Rounds<Result<LogIndex, RpcError>>,
     counts: Counts,
     status: RwLock<Option<Arc<dyn StatusSource>>>,
 }
@@ -87,7 +89,7 @@ impl Service {
             leader: RwLock::new(None),
             map: RwLock::default(),
             quorum: Quorum::default(),
-            rounds: Rounds::default(),
+            rounds: Rounds::new(ROUNDS_MAX),
             counts: Counts::default(),
             status: RwLock::new(None),
         }
@@ -139,11 +141,7 @@ impl Service {
     /// No leader before the deadline.
     pub async fn linearize(self: &Arc<Self>, deadline: Instant) -> Result<LogIndex, RpcError> {
         loop {
-            let service = self.clone();
-            let round = self.rounds.index(move || {
-                let service = service.clone();
-                async move { service.round().await }
-            });
+            let round = self.rounds.join(|| self.round());
             let failed = match runtime::timeout_at(deadline, round).await {
                 Ok(Ok(index)) => {
                     self.consensus.wait_applied(index, deadline).await?;
@@ -177,9 +175,13 @@ impl Service {
         let request: MetaRequest =
             codec::decode(&bytes).map_err(|e| RpcError::Refused { reason: e.to_string() })?;
         match request {
-            MetaRequest::Query { cred, query, epoch, stale } => {
-                self.query(&cred, &query, epoch, stale, deadline).await
+            MetaRequest::Query { cred, query, epoch, reading } => {
+                self.query(&cred, &query, epoch, &reading, deadline).await
             }
+            MetaRequest::Accepted => match self.consensus.accepted() {
+                Some(index) => Ok(MetaReply::Accepted { node: self.node, index }),
+                None => Err(RpcError::NotReady { reason: FORGETFUL.into() }),
+            },
             MetaRequest::Status => match self.status()?.cluster().await {
                 Ok(status) => Ok(MetaReply::Status(json(&status)?)),
                 Err(e) => Err(RpcError::NotReady { reason: e.to_string() }),
@@ -219,28 +221,41 @@ impl Service {
         cred: &Cred,
         query: &Query,
         epoch: Epoch,
-        stale: bool,
+        reading: &Reading,
         deadline: Instant,
     ) -> Result<MetaReply, RpcError> {
         if cred.groups.len() > Cred::GROUPS_MAX {
             return Err(RpcError::Refused { reason: format!("more than {} groups", Cred::GROUPS_MAX) });
         }
-        if !stale {
+        // Its answer comes later, as of then.
+        let waits_for_lock = matches!(query, Query::LockWaits { .. });
+        let as_of = match reading {
+            Reading::Stale => None,
+            Reading::Beside(witnesses) if !waits_for_lock => quorum::beside(&self.consensus, witnesses),
+            Reading::Exact | Reading::Beside(_) => None,
+        };
+        if as_of.is_none() && *reading != Reading::Stale {
             self.linearize(deadline).await?;
         }
         self.counts.queries.fetch_add(1, Ordering::Relaxed);
-        if let Query::LockWaits { .. } = query {
+        if waits_for_lock {
             return self.lock_waits(cred, query, deadline).await;
         }
-        self.answer(cred, query, epoch)
+        self.answer(cred, query, epoch, as_of)
     }
 
-    fn answer(&self, cred: &Cred, query: &Query, epoch: Epoch) -> Result<MetaReply, RpcError> {
+    fn answer(
+        &self,
+        cred: &Cred,
+        query: &Query,
+        epoch: Epoch,
+        as_of: Option<LogIndex>,
+    ) -> Result<MetaReply, RpcError> {
         self.read(|view| {
             let result = namespace::query(view, cred, query)?;
             let map = self.map_of(view)?;
             let addresses = if map.epoch == epoch { Vec::new() } else { addresses_of(&map, &result) };
-            Ok(MetaReply::Answered { result, epoch: map.epoch, addresses })
+            Ok(MetaReply::Answered { result, epoch: map.epoch, addresses, as_of })
         })
     }
 
@@ -253,7 +268,7 @@ impl Service {
         loop {
             // Marked as seen before the look: what is applied meanwhile wakes us.
             applied.borrow_and_update();
-            let answer = self.answer(cred, query, Epoch(0))?;
+            let answer = self.answer(cred, query, Epoch(0), None)?;
             let waits = matches!(&answer, MetaReply::Answered { result: Ok(QueryReply::Waits(true)), .. });
             // An error is the end of the server: the answer is as good as any.
             if !waits || !matches!(runtime::timeout_at(until, applied.changed()).await, Ok(Ok(()))) {
@@ -464,12 +479,15 @@ impl Service {
             },
             PeerRequest::Accepted => match self.consensus.accepted() {
                 Some(index) => encode(&index),
-                None => Err(RpcError::NotReady { reason: "it came with an empty disk".into() }),
+                None => Err(RpcError::NotReady { reason: FORGETFUL.into() }),
             },
             PeerRequest::Status => encode(&MetaReply::Status(json(&self.status()?.server().await)?)),
         }
     }
 }
+
+/// Why a server does not say how far its log goes.
+const FORGETFUL: &str = "it came with an empty disk and does not remember yet what it accepted";
 
 /// True for failures that another leader, or this one in a moment, may mend.
 fn worth_waiting(error: &RpcError) -> bool {

@@ -6,6 +6,7 @@
 
 mod process;
 mod random;
+mod rounds;
 mod task;
 mod time;
 
@@ -13,6 +14,7 @@ pub use tokio::runtime::Handle;
 
 pub use process::{processor_count, resident_bytes};
 pub use random::{random_below, random_u64, random_u128, rng, shuffle};
+pub use rounds::Rounds;
 pub use task::{STOP_TIMEOUT, StopSignal, Task, Tasks, blocking, spawn, yield_now};
 pub use time::{
     Elapsed, Instant, Interval, interval, now, sleep, sleep_until, timeout, timeout_at, wall_clock,

@@ -54,8 +54,8 @@ pub enum MetaRequest {
         query: Query,
         /// Epoch of the cluster map the caller holds; with another one the answer carries addresses.
         epoch: Epoch,
-        /// True: from this server's own state, without proof that it is the newest (a stale read).
-        stale: bool,
+        /// How new the answer has to be.
+        reading: Reading,
     },
     /// The session goes on. Answered by [`MetaReply::KeptAlive`].
     KeepAlive(KeepAlive),
@@ -102,6 +102,23 @@ pub enum MetaRequest {
     Check,
     /// Status of the cluster as JSON, as the HTTP endpoint gives it. Answered by [`MetaReply::Status`].
     Status,
+    /// How far the log of the asked server goes, for [`Reading::Beside`]. Answered by [`MetaReply::Accepted`], and refused
+    /// (`NotReady`) by a server that does not remember all it has ever accepted.
+    Accepted,
+}
+
+/// How new the answer to a query has to be. New variants go to the end.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Reading {
+    /// It shows every update acknowledged before the question; the asked server makes sure.
+    Exact,
+    /// From the server's own state, without proof that it is the newest (a stale read).
+    Stale,
+    /// As `Exact`, with the help of the caller, who asks these other servers meanwhile how far their logs go
+    /// ([`MetaRequest::Accepted`]). If they and the asked server are a majority of the voters and it has applied its own log
+    /// to the end, it answers from its own state at once, and says as of which index: the answer is exact if none of those
+    /// logs reaches beyond it. Otherwise it makes sure itself.
+    Beside(Vec<NodeId>),
 }
 
 /// Most blocks named by one request or reply.
@@ -134,6 +151,8 @@ pub enum MetaReply {
         epoch: Epoch,
         /// Addresses of the data servers named in the answer; empty if the caller's map is the newest.
         addresses: Vec<(NodeId, NodeAddress)>,
+        /// Some, only to [`Reading::Beside`]: the caller has to compare. None: as new as it had to be.
+        as_of: Option<LogIndex>,
     },
     /// To KeepAlive.
     KeptAlive {
@@ -188,6 +207,13 @@ pub enum MetaReply {
     Status(String),
     /// To requests without an answer of their own.
     Done,
+    /// To Accepted.
+    Accepted {
+        /// Who answers.
+        node: NodeId,
+        /// The end of its log, whether committed or not.
+        index: LogIndex,
+    },
 }
 
 /// What is to become of a stored block.

@@ -8,7 +8,7 @@ use pohmelfs::types::{
     ROOT_INODE, RequestId, SessionId, Update, UpdateReply, UpdateResult, codec,
 };
 use pohmelfs::wire::frame::{Decoder, Flags, Frame, Header, KIND_HELLO, widest};
-use pohmelfs::wire::message::{MetaReply, MetaRequest, UpdateRequest, kind};
+use pohmelfs::wire::message::{MetaReply, MetaRequest, Reading, UpdateRequest, kind};
 use pohmelfs::wire::{Class, Greeting, Hello, PROTOCOL_VERSION, Role, RpcError};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -187,7 +187,8 @@ impl Raw {
 
     /// Asks the namespace, through this server.
     pub async fn query(&mut self, query: Query) -> Result<FsResult<QueryReply>, String> {
-        let request = MetaRequest::Query { cred: Cred::root(), query, epoch: Epoch(0), stale: false };
+        let request =
+            MetaRequest::Query { cred: Cred::root(), query, epoch: Epoch(0), reading: Reading::Exact };
         match self.ask(&request).await? {
             MetaReply::Answered { result, .. } => Ok(result),
             other => Err(format!("to a query: {other:?}")),
