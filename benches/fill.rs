@@ -41,8 +41,7 @@ async fn main() {
         return;
     }
     let servers: Vec<NodeAddress> = cluster.split(',').map(|a| NodeAddress(a.to_owned())).collect();
-    let options =
-        ClientOptions { label: "fill".into(), spread: Spread::RoundRobin, ..ClientOptions::default() };
+    let options = ClientOptions { label: "fill".into(), spread: Spread::Even, ..ClientOptions::default() };
     let client = Client::connect(&servers, options).await.unwrap();
     let mut dirs: Vec<InodeId> = Vec::new();
     for dir in from / DIR_LEN..to.div_ceil(DIR_LEN) {

@@ -77,7 +77,7 @@ impl Beside {
         if self.is_pausing() {
             return Tried::default();
         }
-        let start = servers.start();
+        let start = servers.start_about(question.query.subject());
         let Some(majority) = servers.majority(start) else { return Tried::default() };
         let names = majority.witnesses.iter().map(|(node, _)| *node).collect();
         // One that is too long is refused with its reason on the other way.

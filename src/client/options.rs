@@ -9,8 +9,9 @@ use crate::types::Cred;
 pub enum Spread {
     /// One server, drawn at random at the start and changed when it fails: its caches stay warm.
     Pin,
-    /// Round robin over all that answer: many callers in one process load all servers alike.
-    RoundRobin,
+    /// Over all that answer, so that many callers in one process load all servers alike. Queries about one inode go to one
+    /// server, which answers those that come together in one go, and has that inode in its cache; updates go round.
+    Even,
 }
 
 /// Times and bounds of a client.

@@ -13,7 +13,7 @@ use parking_lot::RwLock;
 
 use crate::net::{Channel, ChannelOptions};
 use crate::runtime::{self, Rounds};
-use crate::types::{ClusterId, ClusterMap, LogIndex, NodeAddress, NodeId, codec};
+use crate::types::{ClusterId, ClusterMap, InodeId, LogIndex, NodeAddress, NodeId, codec};
 use crate::wire::message::{MetaReply, MetaRequest, kind};
 use crate::wire::{Class, Hello, Role, RpcError};
 
@@ -158,7 +158,16 @@ impl MetaServers {
     pub(super) fn start(&self) -> usize {
         match self.spread {
             Spread::Pin => self.turn.load(Ordering::Relaxed),
-            Spread::RoundRobin => self.turn.fetch_add(1, Ordering::Relaxed),
+            Spread::Even => self.turn.fetch_add(1, Ordering::Relaxed),
+        }
+    }
+
+    /// As [`MetaServers::start`], of a query about `subject`.
+    pub(super) fn start_about(&self, subject: Option<InodeId>) -> usize {
+        match (self.spread, subject) {
+            #[expect(clippy::cast_possible_truncation, reason = "any part of the number spreads")]
+            (Spread::Even, Some(InodeId(number))) => number as usize,
+            _ => self.start(),
         }
     }
 
@@ -228,7 +237,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_suspect_gets_calls_only_when_all_are() {
-        let options = ClientOptions { spread: Spread::RoundRobin, ..ClientOptions::default() };
+        let options = ClientOptions { spread: Spread::Even, ..ClientOptions::default() };
         let servers = MetaServers::new(&addresses(&["a:1", "b:1", "c:1"]), &options);
         let bad = servers.list()[1].clone();
         assert!(bad.failed());

@@ -362,7 +362,7 @@ impl Fake {
     /// A client that spreads its calls and waits for at most ten seconds.
     pub(crate) async fn client(&self) -> super::Client {
         let options = super::ClientOptions {
-            spread: super::Spread::RoundRobin,
+            spread: super::Spread::Even,
             call_timeout: Duration::from_secs(10),
             ..super::ClientOptions::default()
         };

@@ -235,6 +235,28 @@ pub struct FsTotals {
     pub inode_count: u64,
 }
 
+impl Query {
+    /// The inode it is about; none if it is about the whole cluster.
+    #[must_use]
+    pub const fn subject(&self) -> Option<InodeId> {
+        match self {
+            Self::Lookup { parent: inode, .. }
+            | Self::Walk { start: inode, .. }
+            | Self::GetAttr { inode }
+            | Self::Access { inode, .. }
+            | Self::ReadLink { inode }
+            | Self::ReadDir { inode, .. }
+            | Self::GetXattr { inode, .. }
+            | Self::ListXattr { inode }
+            | Self::Extents { inode, .. }
+            | Self::Parent { inode }
+            | Self::LockWaits { inode, .. } => Some(*inode),
+            Self::TestLock { lock, .. } => Some(lock.inode),
+            Self::StatFs | Self::Map { .. } => None,
+        }
+    }
+}
+
 /// Answer to a [`Query`]. New variants go to the end.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum QueryReply {

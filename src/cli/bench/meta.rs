@@ -1,7 +1,8 @@
 //! `pohmelfs bench meta`: creates and lookups a second at several numbers of callers.
 //!
 //! Calls go to all metadata servers in turn, so most creates enter by a server that does not lead and most lookups are
-//! answered by one. Each caller works in a directory of its own, as programs do; `--shared` puts all into one.
+//! answered by one. Each caller works in a directory of its own, as programs do; `--shared` puts all into one. All creates come
+//! first, then a rest in which the servers write behind, then all lookups, of 10,000 names.
 
 use std::time::Duration;
 
@@ -18,6 +19,12 @@ use crate::types::{InodeId, Name};
 
 /// Before each measurement, so that connections stand and caches are what they are in the long run.
 const WARM_UP: Duration = Duration::from_millis(500);
+
+/// Between creates and lookups: the servers write to their databases what the creates left in memory.
+const REST: Duration = Duration::from_secs(2);
+
+/// Names that lookups choose from, of all callers together.
+const NAMES: u64 = 10_000;
 
 #[derive(Clone, Debug, Args)]
 #[command(after_help = "\
@@ -61,6 +68,7 @@ async fn measure(clients: &[Client], dir: &str, args: &MetaArgs) -> Result<Vec<L
     let time = Duration::from_secs(args.seconds);
     let progress = progress(args.callers.len() * 2, args.json);
     let mut lines = Vec::new();
+    let mut trees = Vec::new();
     for &callers in &args.callers {
         let mut places = Vec::new();
         for caller in 0..callers {
@@ -73,10 +81,15 @@ async fn measure(clients: &[Client], dir: &str, args: &MetaArgs) -> Result<Vec<L
         let run = |place: &Place| creates(place.clone(), time);
         let (samples, made) = together(places.iter().map(run)).await?;
         lines.push(samples.line("create", callers, time));
+        trees.push((callers, places, made));
         progress.inc(1);
-
+    }
+    progress.set_message("rest");
+    runtime::sleep(REST).await;
+    for (callers, places, made) in trees {
         progress.set_message(format!("lookup, {callers} callers"));
-        let run = |(place, made): (&Place, &u64)| lookups(place.clone(), *made, time);
+        let most = NAMES.div_ceil(callers as u64);
+        let run = |(place, made): (&Place, &u64)| lookups(place.clone(), (*made).min(most), time);
         let (samples, _) = together(places.iter().zip(&made).map(run)).await?;
         lines.push(samples.line("lookup", callers, time));
         progress.inc(1);

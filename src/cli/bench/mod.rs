@@ -46,7 +46,7 @@ pub(super) async fn run(global: &Global, args: &BenchArgs) -> Result<ExitCode, F
 async fn connect(global: &Global, label: &str) -> Result<Client, Failure> {
     let options = ClientOptions {
         label: label.to_owned(),
-        spread: Spread::RoundRobin,
+        spread: Spread::Even,
         blocks_in_flight: 6,
         memory_max: 128 << 20,
         ..ClientOptions::default()
