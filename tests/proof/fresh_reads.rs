@@ -66,6 +66,43 @@ async fn a_read_through_another_server_never_misses_a_write() {
     load.finish(&cluster).await.assert_clean("load beside the reads");
 }
 
+/// The library believes an answer only as far as other servers' logs allow: with one writer at a time nearly all of them, under load
+/// hardly any.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_read_through_the_library_never_misses_a_write() {
+    let cluster = Cluster::start(3, 0).await;
+    let writer = cluster.client().await;
+    let mut readers = Vec::new();
+    for _ in 0..3 {
+        readers.push(cluster.client().await);
+    }
+    let mut missed = 0;
+    for under_load in [false, true] {
+        let load = match under_load {
+            true => Some(Load::creators(&cluster, "/load", 4).await),
+            false => None,
+        };
+        for attempt in 0..TRIES / 5 {
+            let path = format!("/library-{under_load}-{attempt}");
+            // Before the write too, so that each has just read an older state.
+            for reader in &readers {
+                assert!(reader.lstat(&path).await.is_err(), "{path} is there before it was made");
+            }
+            writer.mkdir(&path, 0o755).await.unwrap();
+            for reader in &readers {
+                if let Err(e) = reader.lstat(&path).await {
+                    missed += 1;
+                    println!("{path} missed: {e}");
+                }
+            }
+        }
+        if let Some(load) = load {
+            load.finish(&cluster).await.assert_clean("load beside the library's reads");
+        }
+    }
+    assert_eq!(missed, 0);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_killed_leader_between_write_and_read_hides_nothing() {
     let mut cluster = Cluster::start(3, 0).await;
