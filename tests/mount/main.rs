@@ -16,3 +16,4 @@ mod outage;
 mod races;
 mod tour;
 mod two_mounts;
+mod unnamed;
