@@ -10,6 +10,7 @@ mod common;
 mod mounts;
 
 mod bad_input;
+mod copies;
 mod crash;
 mod locks;
 mod outage;

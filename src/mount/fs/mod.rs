@@ -160,7 +160,9 @@ impl MountFs {
             }
             Op::Lseek { handle, offset, seek } => Box::pin(self.lseek(handle, offset, seek)),
             Op::Syncfs => Box::pin(self.syncfs()),
-            Op::CopyFileRange { .. } => Box::pin(std::future::ready(Err(Errno::OPNOTSUPP))),
+            Op::CopyFileRange { handle, offset, to_handle, to_offset, len, .. } => {
+                Box::pin(self.copy_range(caller, (handle, offset), (to_handle, to_offset), len))
+            }
             Op::Getlk(call) => Box::pin(self.getlk(call)),
             // One that waits has its own way, without a deadline.
             Op::Setlk(call) | Op::SetlkWait(call) => Box::pin(self.setlk(call)),
