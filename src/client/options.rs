@@ -25,7 +25,8 @@ pub struct ClientOptions {
     pub call_timeout: Duration,
     /// Longest time of `connect`.
     pub connect_timeout: Duration,
-    /// Life of the session without a keep-alive; the cluster clamps it to its limits.
+    /// Life of the session without a keep-alive; the cluster clamps it to its limits. What a dead client had locked is free
+    /// after it, or after an election and it; a client that stands still for so long loses its locks.
     pub session_ttl: Duration,
     /// How calls are shared out over the metadata servers.
     pub spread: Spread,
@@ -52,7 +53,7 @@ impl Default for ClientOptions {
             cred: Cred::root(),
             call_timeout: Duration::from_secs(30),
             connect_timeout: Duration::from_secs(10),
-            session_ttl: Duration::from_secs(15),
+            session_ttl: Duration::from_secs(10),
             spread: Spread::Pin,
             channel_count: 1,
             memory_max: 64 << 20,

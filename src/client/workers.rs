@@ -19,6 +19,9 @@ use super::core::Core;
 use super::exchange::Patience;
 use super::session::{Session, Ticket};
 
+/// Keep-alives in the life of a session: the cluster may take a second or two for an election, and several may be lost
+/// on the way.
+const KEEP_ALIVES: u32 = 4;
 /// Pause between two probes of servers that failed.
 const PROBE_PERIOD: Duration = Duration::from_millis(250);
 /// Longest wait for the answer to a probe.
@@ -39,10 +42,15 @@ pub(super) fn start(core: &Arc<Core>, settling: mpsc::UnboundedReceiver<Ticket>)
 
 /// Keeps whatever session there is; ends it at the stop.
 async fn keep_alive(core: Arc<Core>, stop: StopSignal) {
+    let mut heard = true;
     loop {
         let session = core.live_session();
         // Without a session the next call opens one; look again soon enough for its first keep-alive.
-        let pause = session.as_ref().map_or(Duration::from_secs(1), |s| s.ttl() / 3);
+        let pause = match session.as_ref() {
+            None => Duration::from_secs(1),
+            Some(session) if heard => session.ttl() / KEEP_ALIVES,
+            Some(_) => RETRY_PAUSE,
+        };
         tokio::select! {
             () = stop.stopped() => break,
             // Nothing is lost: the pause begins again.
@@ -52,7 +60,7 @@ async fn keep_alive(core: Arc<Core>, stop: StopSignal) {
         tokio::select! {
             () = stop.stopped() => break,
             // A keep-alive that is cut off says no more than the end of the session that follows it.
-            () = keep_once(&core, &session) => {}
+            answered = keep_once(&core, &session) => heard = answered,
         }
     }
     if let Some(session) = core.live_session() {
@@ -66,33 +74,33 @@ async fn keep_alive(core: Arc<Core>, stop: StopSignal) {
     }
 }
 
-/// One keep-alive, and the answers to what it asks.
-async fn keep_once(core: &Core, session: &Session) {
+/// One keep-alive, and the answers to what it asks. False if nobody answered.
+async fn keep_once(core: &Core, session: &Session) -> bool {
     let mut handles: Vec<(InodeId, bool)> = Vec::new();
     loop {
         let request = MetaRequest::KeepAlive(KeepAlive { session: session.id(), handles });
-        match core.request(&request, Patience::Short, runtime::now() + session.ttl() / 3).await {
+        match core.request(&request, Patience::Short, runtime::now() + session.ttl() / KEEP_ALIVES).await {
             Ok(MetaReply::KeptAlive { ask, epoch }) => {
                 if epoch > core.epoch() {
                     core.map_wanted.notify_one();
                 }
                 if ask.is_empty() {
-                    return;
+                    return true;
                 }
                 handles = ask.into_iter().map(|inode| (inode, session.may_hold(inode))).collect();
             }
             Ok(MetaReply::SessionGone) => {
                 tracing::warn!(session = session.id().0, "session has expired: open files are lost");
                 session.set_gone();
-                return;
+                return true;
             }
             Ok(other) => {
                 tracing::warn!(answer = ?other, "unexpected answer to a keep-alive");
-                return;
+                return true;
             }
             Err(error) => {
                 tracing::warn!(session = session.id().0, %error, "keep-alive failed");
-                return;
+                return false;
             }
         }
     }

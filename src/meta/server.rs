@@ -97,7 +97,8 @@ impl MetaServer {
         let consensus = Consensus::start(raft_config, machine, peers, tasks).await?;
 
         let proposer = Proposer::start(consensus.clone(), config.address(), tasks);
-        let service = Arc::new(Service::new(node, consensus.clone(), state, proposer, channels));
+        let ttl_ms_max = u32::try_from(config.timers.session_ttl_ms).unwrap_or(u32::MAX);
+        let service = Arc::new(Service::new(node, ttl_ms_max, consensus.clone(), state, proposer, channels));
         let source = Arc::new(MetaStatusSource::new(service.clone(), &config));
         service.set_status(source.clone());
 

@@ -48,6 +48,8 @@ const LOCK_PATIENCE: Duration = Duration::from_secs(10);
 pub struct Service {
     /// This server.
     pub(super) node: NodeId,
+    /// Longest life of a session without a keep-alive, in milliseconds.
+    ttl_ms_max: u32,
     pub(super) consensus: Consensus,
     pub(super) state: State,
     pub(super) proposer: Proposer,
@@ -77,11 +79,19 @@ pub struct Counts {
 }
 
 impl Service {
-    /// A service over its parts.
+    /// A service over its parts. Sessions may ask for a life of up to `ttl_ms_max` milliseconds.
     #[must_use]
-    pub fn new(node: NodeId, consensus: Consensus, state: State, proposer: Proposer, peers: Peers) -> Self {
+    pub fn new(
+        node: NodeId,
+        ttl_ms_max: u32,
+        consensus: Consensus,
+        state: State,
+        proposer: Proposer,
+        peers: Peers,
+    ) -> Self {
         Self {
             node,
+            ttl_ms_max,
             consensus,
             state,
             proposer,
@@ -402,7 +412,7 @@ impl Service {
             return Err(RpcError::Refused { reason: format!("more than {} groups", Cred::GROUPS_MAX) });
         }
         self.counts.updates.fetch_add(1, Ordering::Relaxed);
-        let result = self.proposer.submit(client_op(request)).await?;
+        let result = self.proposer.submit(client_op(request, self.ttl_ms_max)).await?;
         let epoch = self.map()?.epoch;
         Ok(MetaReply::Updated { result, epoch })
     }

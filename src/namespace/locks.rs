@@ -367,3 +367,34 @@ pub(super) fn deadlocks(
     }
     Ok(false)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::records::tests::frozen;
+    use super::*;
+
+    /// What is stored on disks of clusters that run: a difference here needs a new version, not a new expectation.
+    #[test]
+    fn record_bytes_are_frozen() {
+        let held = StoredLock {
+            session: SessionId(1),
+            owner: LockOwner { kind: LockKind::Posix, id: 9 },
+            pid: 300,
+            range: LockRange { first: 2, last: u64::MAX },
+            write: true,
+            waiting: None,
+        };
+        frozen(&held, "01010109fb2c0102fdffffffffffffffff0100");
+        let waiting = Some(Waiting { request: RequestId(5), heeds_waiters: true });
+        frozen(&StoredLock { waiting, ..held }, "01010109fb2c0102fdffffffffffffffff01010501");
+        let whole = LockRange::WHOLE;
+        let flock = LockOwner { kind: LockKind::Flock, id: 0x1_0000 };
+        frozen(
+            &StoredLock { owner: flock, range: whole, write: false, ..held },
+            "010100fc00000100fb2c0100fdffffffffffffffff0000",
+        );
+        let ofd = LockOwner { kind: LockKind::Ofd, id: 8 };
+        frozen(&StoredLock { owner: ofd, pid: 0, ..held }, "010102080002fdffffffffffffffff0100");
+        frozen(&LockCount { count: 251 }, "01fbfb00");
+    }
+}

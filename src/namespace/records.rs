@@ -413,7 +413,8 @@ pub(super) mod tests {
         bytes.iter().map(|b| format!("{b:02x}")).collect()
     }
 
-    fn frozen<T: Record + PartialEq + std::fmt::Debug>(record: &T, bytes: &str) {
+    /// Fails unless `record` is stored as these bytes, in hexadecimal, and read back from them.
+    pub(in crate::namespace) fn frozen<T: Record + PartialEq + std::fmt::Debug>(record: &T, bytes: &str) {
         assert_eq!(hex(&record.encode()), bytes, "{record:?}");
         assert_eq!(T::decode(&record.encode()).unwrap(), *record);
     }

@@ -365,6 +365,16 @@ impl Cluster {
         );
     }
 
+    /// Blocks that the data servers hold, replicas counted, as each tells itself. All must run.
+    pub async fn block_count(&self) -> Result<u64, String> {
+        let mut count = 0;
+        for node in self.data() {
+            let status = node.status().await?;
+            count += status.data.ok_or_else(|| format!("{} tells nothing of blocks", node.name))?.block_count;
+        }
+        Ok(count)
+    }
+
     /// A client that spreads its calls over all servers.
     pub async fn client(&self) -> Client {
         self.client_with(ClientOptions { label: "proof".into(), ..ClientOptions::default() }).await

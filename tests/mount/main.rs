@@ -10,9 +10,11 @@ mod common;
 mod mounts;
 
 mod bad_input;
+mod copies;
 mod crash;
 mod locks;
 mod outage;
 mod races;
 mod tour;
 mod two_mounts;
+mod unnamed;

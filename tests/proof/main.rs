@@ -12,6 +12,8 @@ mod damage;
 mod exactly_once;
 mod failover;
 mod fresh_reads;
+mod locks;
 mod majority;
+mod orphans;
 mod power;
 mod wipe;

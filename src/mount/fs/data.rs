@@ -1,4 +1,4 @@
-//! Contents of open files: read, write, fallocate, seeking data and holes.
+//! Contents of open files: read, write, fallocate, copying within the mount, seeking data and holes.
 
 use std::sync::Arc;
 
@@ -10,7 +10,7 @@ use super::open_files::OpenFile;
 use super::opening::flag;
 use super::{MountFs, caller};
 use crate::client::SeekFor;
-use crate::types::{Cred, FallocateMode, RangeChange, Update};
+use crate::types::{Cred, FallocateMode, FsError, RangeChange, Update};
 
 const KEEP_SIZE: u32 = 1;
 const PUNCH_HOLE: u32 = 2;
@@ -31,6 +31,11 @@ fn fallocate_mode(mode: u32) -> Result<FallocateMode, Errno> {
         INSERT_RANGE => Ok(FallocateMode::Insert),
         _ => Err(Errno::OPNOTSUPP),
     }
+}
+
+/// With whose rights a caller writes through an open file: they decide whether setuid stays.
+fn writer(open: &OpenFile, caller: &Caller) -> Cred {
+    if caller.uid == open.cred.uid { open.cred.clone() } else { caller::bare_cred(caller) }
 }
 
 impl MountFs {
@@ -55,12 +60,8 @@ impl MountFs {
     ) -> Result<Answer, Errno> {
         let open = self.file(handle)?;
         let len = u32::try_from(data.len()).map_err(|_| Errno::INVAL)?;
-        // Whose it is decides whether setuid stays; nobody knows who touched a mapped page.
-        let cred: Cred = if from_cache || caller.uid == open.cred.uid {
-            open.cred.clone()
-        } else {
-            caller::bare_cred(&caller)
-        };
+        // Nobody knows who touched a mapped page.
+        let cred = if from_cache { open.cred.clone() } else { writer(&open, &caller) };
         self.shared.inodes.wrote(open.file.inode());
         if flags & flag::APPEND != 0 && !from_cache {
             open.file.append_as(&cred, data).await.map_err(|e| errno(&e))?;
@@ -85,6 +86,43 @@ impl MountFs {
         let change = RangeChange { inode, offset, len, mode: fallocate_mode(mode)? };
         let changed = open.file.change_as(&open.cred, Update::Range(change)).await;
         changed.map(|_| Answer::Done).map_err(|e| errno(&e))
+    }
+
+    /// `copy_file_range(2)`, handle and offset of either side: the target refers to the blocks of the source from then on. Answers how
+    /// many bytes that were, fewer than asked for where the source ends before.
+    pub(super) async fn copy_range(
+        &self,
+        caller: Caller,
+        (from, from_offset): (u64, u64),
+        (to, to_offset): (u64, u64),
+        len: u64,
+    ) -> Result<Answer, Errno> {
+        let (from, to) = (self.file(from)?, self.file(to)?);
+        if !from.readable || !to.writable {
+            return Err(Errno::BADF);
+        }
+        let cred = writer(&to, &caller);
+        loop {
+            // With what was written through this mount, which is published before the clone.
+            let size = from.file.attr().await.map_err(|e| errno(&e))?.size;
+            let part = len.min(size.saturating_sub(from_offset));
+            if part == 0 {
+                // Not asked for: to the library, no length means to the end.
+                return Ok(Answer::Copied(0));
+            }
+            let cloned = to.file.clone_range_as(&cred, to_offset, &from.file, from_offset, part).await;
+            match cloned {
+                Ok((_, copied)) => return Ok(Answer::Copied(copied)),
+                Err(e) if e.fs() == Some(FsError::Invalid) => {
+                    // The source may have been cut since it was asked for its size; anything else stays wrong.
+                    let now = from.file.attr().await.map_err(|e| errno(&e))?.size;
+                    if now >= from_offset + part {
+                        return Err(Errno::INVAL);
+                    }
+                }
+                Err(e) => return Err(errno(&e)),
+            }
+        }
     }
 
     pub(super) async fn lseek(&self, handle: u64, offset: u64, seek: Seek) -> Result<Answer, Errno> {

@@ -18,6 +18,8 @@ mod locks;
 mod names;
 mod open_files;
 mod opening;
+#[cfg(test)]
+mod tests;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -129,6 +131,7 @@ impl MountFs {
             Op::Create { name, mode, umask, flags, .. } => {
                 Box::pin(self.create(caller, inode, name, mode, umask, flags))
             }
+            Op::Tmpfile { mode, umask, flags } => Box::pin(self.tmpfile(caller, inode, mode, umask, flags)),
             Op::Read { handle, offset, len, .. } => Box::pin(self.read(handle, offset, len)),
             Op::Write { handle, offset, data, flags, from_cache, .. } => {
                 Box::pin(self.write(caller, handle, offset, data, flags, from_cache))
@@ -157,8 +160,8 @@ impl MountFs {
             }
             Op::Lseek { handle, offset, seek } => Box::pin(self.lseek(handle, offset, seek)),
             Op::Syncfs => Box::pin(self.syncfs()),
-            Op::Tmpfile { .. } | Op::CopyFileRange { .. } => {
-                Box::pin(std::future::ready(Err(Errno::OPNOTSUPP)))
+            Op::CopyFileRange { handle, offset, to_handle, to_offset, len, .. } => {
+                Box::pin(self.copy_range(caller, (handle, offset), (to_handle, to_offset), len))
             }
             Op::Getlk(call) => Box::pin(self.getlk(call)),
             // One that waits has its own way, without a deadline.

@@ -58,6 +58,8 @@ pub(super) struct OpenFile {
     pub(super) reader: Reader,
     /// Who opened it.
     pub(super) cred: Cred,
+    /// Opened for reading.
+    pub(super) readable: bool,
     /// Opened for writing.
     pub(super) writable: bool,
     /// Owners of record locks that were taken through it, less those that have closed it since.

@@ -1,4 +1,4 @@
-//! Opening, creating, closing and flushing files.
+//! Opening, creating (with and without a name), closing and flushing files.
 //!
 //! Opening an existing file is one question to the cluster and no command; closing one that was not written is nothing at all.
 
@@ -11,7 +11,9 @@ use super::names::node;
 use super::open_files::OpenFile;
 use super::{MountFs, caller};
 use crate::client::{File, Reader};
-use crate::types::{Access, Cred, FileKind, InodeId, MakeNode, SetAttr, SetAttrs, Update};
+use crate::types::{
+    Access, Cred, FileKind, InodeId, MODE_BITS, MakeNode, MakeUnnamed, SetAttr, SetAttrs, Update,
+};
 
 /// Flags of `open(2)` on every architecture this is built for.
 pub(super) mod flag {
@@ -37,6 +39,10 @@ const FLAGS: OpenFlags = OpenFlags {
     no_flush: false,
     parallel_direct_writes: true,
 };
+
+fn is_readable(flags: u32) -> bool {
+    flags & flag::ACCESS_MODE != flag::WRITE_ONLY
+}
 
 fn is_writable(flags: u32) -> bool {
     flags & flag::ACCESS_MODE != 0
@@ -72,11 +78,17 @@ impl Drop for Opening<'_> {
 }
 
 impl Opening<'_> {
-    fn finish(mut self, cred: Cred, writable: bool) -> Opened {
+    fn finish(mut self, cred: Cred, flags: u32) -> Opened {
         self.done = true;
         let file = self.file.clone();
-        let reader = Reader::new(file.clone());
-        let open = OpenFile { file, reader, cred, writable, lockers: Mutex::default() };
+        let open = OpenFile {
+            reader: Reader::new(file.clone()),
+            file,
+            cred,
+            readable: is_readable(flags),
+            writable: is_writable(flags),
+            lockers: Mutex::default(),
+        };
         Opened { handle: self.fs.shared.files.insert(open), flags: FLAGS }
     }
 
@@ -101,7 +113,7 @@ impl MountFs {
         if flags & flag::TRUNCATE != 0 {
             opening.truncate(&cred).await?;
         }
-        Ok(Answer::Open(opening.finish(cred, is_writable(flags))))
+        Ok(Answer::Open(opening.finish(cred, flags)))
     }
 
     async fn permit(&self, opening: &Opening<'_>, cred: &Cred, flags: u32) -> Result<(), Errno> {
@@ -144,8 +156,26 @@ impl MountFs {
             }
             attr = self.with_own_writes(attr).await?;
         }
-        let opened = opening.finish(cred, is_writable(flags));
+        let opened = opening.finish(cred, flags);
         Ok(Answer::Create(self.entry(&attr), opened))
+    }
+
+    /// A file without a name. It goes with its last close unless it is linked before, which `O_EXCL` forbids.
+    pub(super) async fn tmpfile(
+        &self,
+        caller: Caller,
+        parent: InodeId,
+        mode: u32,
+        umask: u32,
+        flags: u32,
+    ) -> Result<Answer, Errno> {
+        let linkable = flags & flag::EXCLUSIVE == 0;
+        let make = MakeUnnamed { parent, mode: mode & MODE_BITS, umask, linkable };
+        let cred = caller::cred(&caller);
+        let made = self.shared.client.with_cred(cred.clone()).make_unnamed_shared(make).await;
+        let (attr, file) = made.map_err(|e| errno(&e))?;
+        let opening = Opening { file: self.shared.inodes.adopt(file), fs: self, done: false };
+        Ok(Answer::Create(self.entry(&attr), opening.finish(cred, flags)))
     }
 
     /// One opener less; what is not published yet is, behind the caller's back.

@@ -23,7 +23,7 @@ const REPLIES_MAX: u64 = 4096;
 const PRUNE_BATCH: u64 = 64;
 /// Replies a session can have, at most: those that are unanswered and those that are not yet pruned.
 pub(crate) const KEPT_MAX: u64 = REPLIES_MAX + PRUNE_BATCH;
-/// Shortest ttl: keep-alives every third of it are no burden even for thousands of sessions.
+/// Shortest ttl: keep-alives every quarter of it are no burden even for thousands of sessions.
 const TTL_MS_MIN: u32 = 1_000;
 /// Longest ttl: how long a dead client's handles can keep orphans.
 const TTL_MS_MAX: u32 = 600_000;

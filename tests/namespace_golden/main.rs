@@ -11,14 +11,22 @@
 //! > truncate PATH SIZE                > fallocate PATH MODE OFFSET LEN > touch PATH [now|SECS]
 //! > setxattr PATH NAME VALUE [create|replace]  > getxattr PATH NAME  > rmxattr PATH NAME  > listxattr PATH
 //! > ls PATH  > stat PATH  > times PATH  > access PATH rwx  > readlink PATH  > df  > parent PATH
+//! > tmpfile NAME DIR MODE [sealed]    > clone FROM OFFSET TO OFFSET LEN (0: to the end)
+//! > umask BITS  > setfacl PATH access|default u::rw-,u:10:r--,...      > getfacl PATH access|default
+//! > session  > in ID  > close  > expire ID (sessions; session 1 acts before the first `in`)
+//! > lock PATH OWNER RANGE r|w [wait]  > unlock PATH OWNER RANGE        > test PATH OWNER RANGE r|w
+//! > cancel PATH  > waits PATH  > locks PATH p|f
 //! > orphans  > free  > reclaim  > queue  > sessions  > map  > node ID STATE
 //! ```
 //!
-//! A path may begin with `@name`: the inode that `> hold NAME PATH` remembered, as a handle would. Each command takes
-//! one second; times are in seconds since the founding.
+//! A path may begin with `@name`: the inode that `> hold NAME PATH` remembered (or that `> tmpfile NAME` made), as a handle
+//! would. Each command takes one second; times are in seconds since the founding.
 
 #![allow(clippy::unwrap_used, reason = "a panic is how a test says no")]
 
+mod lists;
+mod locking;
+#[path = "../namespace_support/mod.rs"]
 mod namespace_support;
 
 use std::collections::BTreeMap;
@@ -33,6 +41,9 @@ struct Script {
     world: World,
     cred: Cred,
     held: BTreeMap<String, InodeId>,
+    umask: u32,
+    /// By session: the request that it last waited for a lock with.
+    waiting: BTreeMap<SessionId, RequestId>,
 }
 
 type Told = Result<String, FsError>;
@@ -64,7 +75,13 @@ fn stat(attr: &Attr) -> String {
 
 impl Script {
     fn new() -> Self {
-        Self { world: World::new(63), cred: Cred::root(), held: BTreeMap::new() }
+        Self {
+            world: World::new(63),
+            cred: Cred::root(),
+            held: BTreeMap::new(),
+            umask: 0,
+            waiting: BTreeMap::new(),
+        }
     }
 
     /// The directory and the last name of a path.
@@ -119,7 +136,7 @@ impl Script {
             name,
             kind,
             mode: octal(mode),
-            umask: 0,
+            umask: self.umask,
             rdev: 9,
             content,
             exclusive,
@@ -245,7 +262,33 @@ impl Script {
                 let name = Bytes::copy_from_slice(name.as_bytes());
                 self.update(Update::RemoveXattr(RemoveXattr { inode, name }))
             }
-            _ => self.look(&words),
+            ["umask", bits] => {
+                self.umask = octal(bits);
+                Ok(String::new())
+            }
+            ["tmpfile", as_name, dir, mode] => self.unnamed(as_name, dir, mode, true),
+            ["tmpfile", as_name, dir, mode, "sealed"] => self.unnamed(as_name, dir, mode, false),
+            ["clone", from, from_offset, to, to_offset, len] => {
+                let (from, to) = (self.inode(from)?, self.inode(to)?);
+                let (from_offset, to_offset) = (number(from_offset), number(to_offset));
+                self.update(Update::Clone(CloneRange { from, from_offset, to, to_offset, len: number(len) }))
+            }
+            _ => match self.lock_command(&words).or_else(|| self.list_command(&words)) {
+                Some(told) => told,
+                None => self.look(&words),
+            },
+        }
+    }
+
+    /// Makes a file without a name and remembers it.
+    fn unnamed(&mut self, as_name: &str, dir: &str, mode: &str, linkable: bool) -> Told {
+        let make = MakeUnnamed { parent: self.inode(dir)?, mode: octal(mode), umask: self.umask, linkable };
+        match self.world.update(&self.cred, Update::MakeUnnamed(make))? {
+            UpdateReply::Made { attr, .. } => {
+                self.held.insert(as_name.into(), attr.inode);
+                Ok(stat(&attr))
+            }
+            other => panic!("{other:?}"),
         }
     }
 
