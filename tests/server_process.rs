@@ -107,6 +107,11 @@ fn a_server_becomes_ready_and_stops_at_a_signal() {
     let out = output(&["health", &server.http]);
     assert_eq!(out.status.code(), Some(1));
     assert!(stderr(&out).contains("cannot connect"), "{}", stderr(&out));
+    let out = output(&["health", "--json", &server.http]);
+    assert_eq!(out.status.code(), Some(1));
+    let answer: serde_json::Value = serde_json::from_slice(&out.stdout).unwrap();
+    assert_eq!(answer["ok"], false);
+    assert!(answer["reason"].as_str().unwrap().contains("cannot connect"), "{answer}");
 }
 
 #[test]

@@ -7,7 +7,7 @@ use pohmelfs::types::{
     ROOT_INODE, RequestId, SessionId, Unlock, Update, UpdateReply, codec,
 };
 use pohmelfs::wire::frame::{Flags, Frame};
-use pohmelfs::wire::message::{MetaReply, MetaRequest};
+use pohmelfs::wire::message::{MetaReply, MetaRequest, Reading};
 
 use crate::common::raw::{Raw, make, request};
 use crate::common::{Cluster, until};
@@ -18,7 +18,7 @@ const WAITERS: usize = 20;
 const QUESTIONS: usize = 30;
 
 fn asked(query: Query) -> MetaRequest {
-    MetaRequest::Query { cred: Cred::root(), query, epoch: Epoch(0), stale: false }
+    MetaRequest::Query { cred: Cred::root(), query, epoch: Epoch(0), reading: Reading::Exact }
 }
 
 fn answer(frame: &Frame) -> Result<FsResult<QueryReply>, String> {

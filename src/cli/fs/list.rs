@@ -58,8 +58,12 @@ pub(super) struct StatArgs {
 #[derive(Clone, Debug, Args)]
 #[command(after_help = "\
 Examples:
-  pohmelfs fs tree /photos")]
+  pohmelfs fs tree /photos
+  pohmelfs fs tree --json / | jq 'select(.depth <= 2).path'")]
 pub(super) struct TreeArgs {
+    /// One JSON object a line, with the depth of each entry
+    #[arg(long)]
+    json: bool,
     /// Of which directory
     #[arg(default_value = "/")]
     path: PathBuf,
@@ -194,33 +198,53 @@ pub(super) async fn stat(client: &Client, args: &StatArgs) -> Result<ExitCode, F
     Ok(ExitCode::SUCCESS)
 }
 
+fn tree_json(path: &Path, attr: &Attr, depth: usize) -> serde_json::Value {
+    let mut object = attr_json(path, attr);
+    object["depth"] = depth.into();
+    object
+}
+
 pub(super) async fn tree(client: &Client, args: &TreeArgs) -> Result<ExitCode, Failure> {
     let mut out = Out::new();
     let attr = client.stat(&args.path).await?;
     let (mut dir_count, mut file_count) = (0u64, 0u64);
-    out.name(args.path.as_os_str().as_bytes())?;
-    writeln!(out)?;
+    if args.json {
+        out.json(&tree_json(&args.path, &attr, 0))?;
+    } else {
+        out.name(args.path.as_os_str().as_bytes())?;
+        writeln!(out)?;
+    }
     // Depth first, entries in order: what is to be shown next is at the end.
-    let mut stack: Vec<(String, bool, Entry)> = Vec::new();
-    let push = |stack: &mut Vec<_>, indent: &str, entries: Vec<Entry>| {
+    let mut stack: Vec<(usize, String, bool, Entry)> = Vec::new();
+    let push = |stack: &mut Vec<_>, depth: usize, indent: &str, entries: Vec<Entry>| {
         for (i, entry) in entries.into_iter().rev().enumerate() {
-            stack.push((indent.to_owned(), i == 0, entry));
+            stack.push((depth, indent.to_owned(), i == 0, entry));
         }
     };
-    push(&mut stack, "", tree::entries(client, &args.path, &attr).await?);
-    while let Some((indent, last, entry)) = stack.pop() {
+    push(&mut stack, 1, "", tree::entries(client, &args.path, &attr).await?);
+    while let Some((depth, indent, last, entry)) = stack.pop() {
+        if args.json {
+            out.json(&tree_json(&entry.path, &entry.attr, depth))?;
+            if entry.attr.kind == FileKind::Dir {
+                let below = tree::entries(client, &entry.path, &entry.attr).await?;
+                push(&mut stack, depth + 1, "", below);
+            }
+            continue;
+        }
         write!(out, "{indent}{}", if last { "└── " } else { "├── " })?;
         out.name(entry.path.file_name().unwrap_or_default().as_bytes())?;
         writeln!(out)?;
         if entry.attr.kind == FileKind::Dir {
             dir_count += 1;
             let below = tree::entries(client, &entry.path, &entry.attr).await?;
-            push(&mut stack, &format!("{indent}{}", if last { "    " } else { "│   " }), below);
+            push(&mut stack, depth + 1, &format!("{indent}{}", if last { "    " } else { "│   " }), below);
         } else {
             file_count += 1;
         }
     }
-    writeln!(out, "\n{dir_count} directories, {file_count} files")?;
+    if !args.json {
+        writeln!(out, "\n{dir_count} directories, {file_count} files")?;
+    }
     out.end()?;
     Ok(ExitCode::SUCCESS)
 }

@@ -100,6 +100,7 @@ async fn moving_linking_and_removing_are_as_in_coreutils() {
     ok(&client, &["ls", "-lR", "/"]).await;
     ok(&client, &["du", "--json", "/a"]).await;
     ok(&client, &["tree", "/"]).await;
+    ok(&client, &["tree", "--json", "/"]).await;
     ok(&client, &["stat", "/a/soft"]).await;
     ok(&client, &["rm", "-f", "/none"]).await;
     let refused = ["rm", "/a"].map(OsStr::new);
