@@ -9,6 +9,7 @@
 //! it mostly fails: after a failure some queries go the other way at once.
 //! Not here: resends, deadlines of calls (`exchange`).
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use bytes::Bytes;
@@ -140,7 +141,7 @@ impl Beside {
 }
 
 /// The end of the log of `server`, which was named as `node`.
-async fn witness(node: NodeId, server: &MetaServer) -> Result<LogIndex, (&MetaServer, RpcError)> {
+async fn witness(node: NodeId, server: &Arc<MetaServer>) -> Result<LogIndex, (&MetaServer, RpcError)> {
     match server.accepted().await {
         Ok((who, end)) if who == node => Ok(end),
         // Another node answers at this address now; the next question names that one.

@@ -82,8 +82,13 @@ impl MetaServer {
     ///
     /// # Errors
     /// How the exchange failed, or that it does not remember.
-    pub(super) async fn accepted(&self) -> Result<(NodeId, LogIndex), RpcError> {
-        self.accepted.join(|| self.ask_accepted()).await
+    pub(super) async fn accepted(self: &Arc<Self>) -> Result<(NodeId, LogIndex), RpcError> {
+        let server = self.clone();
+        let ask = move || {
+            let server = server.clone();
+            async move { server.ask_accepted().await }
+        };
+        self.accepted.join(ask).await
     }
 
     async fn ask_accepted(&self) -> Result<(NodeId, LogIndex), RpcError> {

@@ -151,7 +151,11 @@ impl Service {
     /// No leader before the deadline.
     pub async fn linearize(self: &Arc<Self>, deadline: Instant) -> Result<LogIndex, RpcError> {
         loop {
-            let round = self.rounds.join(|| self.round());
+            let service = self.clone();
+            let round = self.rounds.join(move || {
+                let service = service.clone();
+                async move { service.round().await }
+            });
             let failed = match runtime::timeout_at(deadline, round).await {
                 Ok(Ok(index)) => {
                     self.consensus.wait_applied(index, deadline).await?;
