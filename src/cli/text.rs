@@ -5,11 +5,8 @@
 
 use std::io::{self, BufWriter, IsTerminal, Stdout, Write};
 use std::os::fd::AsFd;
-use std::pin::Pin;
-use std::task::{Context, Poll};
 
 use indicatif::{HumanBytes, ProgressBar, ProgressStyle};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::Failure;
 use crate::client::ClientError;
@@ -180,48 +177,6 @@ pub(super) fn progress(len: u64, bytes: bool) -> ProgressBar {
 /// Standard input, read by threads for blocking work.
 pub(super) fn stdin() -> io::Result<tokio::fs::File> {
     Ok(tokio::fs::File::from_std(std::fs::File::from(io::stdin().as_fd().try_clone_to_owned()?)))
-}
-
-/// Standard output, written by threads for blocking work. To be flushed.
-pub(super) fn stdout() -> io::Result<tokio::fs::File> {
-    Ok(tokio::fs::File::from_std(std::fs::File::from(io::stdout().as_fd().try_clone_to_owned()?)))
-}
-
-/// A file whose bytes move a bar.
-pub(super) struct Counted<'b> {
-    pub(super) file: tokio::fs::File,
-    pub(super) bar: &'b ProgressBar,
-}
-
-impl AsyncRead for Counted<'_> {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        out: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        let before = out.filled().len();
-        let polled = Pin::new(&mut self.file).poll_read(cx, out);
-        self.bar.inc((out.filled().len() - before) as u64);
-        polled
-    }
-}
-
-impl AsyncWrite for Counted<'_> {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        let polled = Pin::new(&mut self.file).poll_write(cx, bytes);
-        if let Poll::Ready(Ok(len)) = polled {
-            self.bar.inc(len as u64);
-        }
-        polled
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.file).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.file).poll_shutdown(cx)
-    }
 }
 
 #[cfg(test)]

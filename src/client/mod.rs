@@ -21,7 +21,7 @@
 //!
 //! Reading order: `options`, `error`; `servers`, `exchange`, `beside`, `session`, `core`, `workers` (requests); `namespace`, `path`, `dir`
 //! (names); `budget`, `data_servers`, `upload`, `download`, `extents`, `overlay`, `pending`, `file`, `inode` (open files by inode),
-//! `sectors`, `reader`, `transfer` (data); `locks`.
+//! `sectors`, `reader`, `stream`, `transfer` (data); `locks`.
 
 mod beside;
 mod budget;
@@ -46,6 +46,7 @@ mod reader;
 mod sectors;
 mod servers;
 mod session;
+mod stream;
 mod transfer;
 mod upload;
 mod workers;
@@ -80,6 +81,7 @@ pub use self::options::{ClientOptions, Spread};
 pub use self::overlay::Overlay;
 pub use self::path::{Resolved, SYMLINKS_MAX, Spot};
 pub use self::reader::Reader;
+pub use self::stream::{BlockReader, BlockWriter};
 pub use self::transfer::PutOptions;
 
 /// How long the workers may take to end at `close`: longer than the closing of the session may.

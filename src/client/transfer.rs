@@ -6,12 +6,9 @@
 use std::collections::VecDeque;
 use std::path::Path;
 
-use bytes::{Bytes, BytesMut};
-use futures::StreamExt;
-use futures::stream;
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use bytes::Bytes;
 
-use crate::runtime::{self, Task};
+use crate::runtime::{self, Buffer, Task};
 use crate::types::{
     Access, Attr, BlockRef, Extent, ExtentSource, FileKind, FsError, INLINE_LEN_MAX, InodeId, MakeNode, Name,
     Publish, SetAttr, Timestamp, Update, UpdateReply,
@@ -21,6 +18,7 @@ use super::error::At;
 use super::extents::{Piece, Source};
 use super::file::PUBLISH_EXTENTS_MAX;
 use super::path::Spot;
+use super::stream::{BlockReader, BlockWriter};
 use super::{Client, ClientError, budget};
 
 /// Zeros written at a time for a hole.
@@ -73,7 +71,7 @@ impl Client {
     /// [`ClientError::Partial`] says what is left of a failure after that.
     pub async fn put(
         &self,
-        reader: impl AsyncRead + Unpin,
+        reader: impl BlockReader,
         path: impl AsRef<Path>,
         options: PutOptions,
     ) -> Result<Attr, ClientError> {
@@ -89,7 +87,7 @@ impl Client {
     /// As there.
     pub async fn put_at(
         &self,
-        reader: impl AsyncRead + Unpin,
+        reader: impl BlockReader,
         parent: InodeId,
         name: Name,
         options: PutOptions,
@@ -123,14 +121,14 @@ impl Client {
     }
 
     /// Makes all bytes of `reader` durable as blocks, or keeps them if they are few.
-    async fn upload_all(&self, mut reader: impl AsyncRead + Unpin) -> Result<Contents, ClientError> {
-        let small = fill(&mut reader, BytesMut::new(), INLINE_LEN_MAX + 1).await?;
-        if small.len() <= INLINE_LEN_MAX {
-            return Ok(Contents::Small(small.freeze()));
+    async fn upload_all(&self, mut reader: impl BlockReader) -> Result<Contents, ClientError> {
+        let (small, small_len) = reader.fill(Buffer::new(INLINE_LEN_MAX + 1, 0), 0).await?;
+        if small_len <= INLINE_LEN_MAX {
+            return Ok(Contents::Small(small.freeze(small_len)));
         }
         let core = &self.core;
         let session = core.session(core.deadline()).await?;
-        let block_len = usize::try_from(self.map().layout.block_len).unwrap_or(1 << 20).max(small.len());
+        let block_len = usize::try_from(self.map().layout.block_len).unwrap_or(1 << 20).max(small_len);
         let mut running: VecDeque<Task<Result<BlockRef, ClientError>>> = VecDeque::new();
         let mut extents = Vec::new();
         let mut len = 0;
@@ -139,17 +137,17 @@ impl Client {
             extents.push(Extent { offset: len, len: u64::from(block.len), source });
             len += u64::from(block.len);
         };
-        let mut begun = small;
+        let mut begun = &small[..];
         loop {
             // The permit before the bytes: nobody waits for room while holding a block that cannot move on.
             let permit = budget::take(&core.budget, block_len).await;
-            let mut block = BytesMut::with_capacity(block_len);
-            block.extend_from_slice(&begun);
-            begun = BytesMut::new();
-            let block = fill(&mut reader, block, block_len).await?;
-            let end = block.len() < block_len;
-            if !block.is_empty() {
-                let (core, session, bytes) = (core.clone(), session.clone(), block.freeze());
+            let mut block = Buffer::new(block_len, 0);
+            block[..begun.len()].copy_from_slice(begun);
+            let (block, filled) = reader.fill(block, begun.len()).await?;
+            begun = &[];
+            let end = filled < block_len;
+            if filled > 0 {
+                let (core, session, bytes) = (core.clone(), session.clone(), block.freeze(filled));
                 running.push_back(runtime::spawn("client-upload", async move {
                     let _permit = permit;
                     core.upload(&session, bytes, core.deadline()).await
@@ -279,11 +277,7 @@ impl Client {
     ///
     /// # Errors
     /// Of the writer; as `open(2)`; [`ClientError::BlockLost`].
-    pub async fn get(
-        &self,
-        path: impl AsRef<Path>,
-        writer: impl AsyncWrite + Unpin,
-    ) -> Result<Attr, ClientError> {
+    pub async fn get(&self, path: impl AsRef<Path>, writer: impl BlockWriter) -> Result<Attr, ClientError> {
         let path = path.as_ref();
         let attr = self.stat(path).await?;
         self.get_inode(attr.inode, writer).await.at(path)
@@ -293,11 +287,7 @@ impl Client {
     ///
     /// # Errors
     /// As there.
-    pub async fn get_inode(
-        &self,
-        inode: InodeId,
-        mut writer: impl AsyncWrite + Unpin,
-    ) -> Result<Attr, ClientError> {
+    pub async fn get_inode(&self, inode: InodeId, mut writer: impl BlockWriter) -> Result<Attr, ClientError> {
         let attr = self.access(inode, Access::READ).await?;
         match attr.kind {
             FileKind::File => {}
@@ -308,7 +298,7 @@ impl Client {
         let session = self.core.session(self.core.deadline()).await?;
         let _handle = session.hold(inode);
         self.copy_out(inode, attr.size, &mut writer).await?;
-        writer.flush().await?;
+        writer.end().await?;
         Ok(attr)
     }
 
@@ -316,22 +306,42 @@ impl Client {
         &self,
         inode: InodeId,
         size: u64,
-        writer: &mut (impl AsyncWrite + Unpin),
+        writer: &mut impl BlockWriter,
     ) -> Result<(), ClientError> {
         let mut next = Some(0);
         while let Some(at) = next {
             let page = self.core.plan_page(&self.cred, inode, at, size).await?;
             next = page.next;
-            let mut reads = stream::iter(page.pieces)
-                .map(|piece| self.read_ahead(inode, piece))
-                .buffered(self.core.options.blocks_in_flight.max(1));
-            while let Some(read) = reads.next().await {
-                match read? {
-                    Read::Bytes(bytes, _permit) => writer.write_all(&bytes).await?,
+            let mut pieces = VecDeque::from(page.pieces);
+            let mut coming: VecDeque<Task<Result<Read, ClientError>>> = VecDeque::new();
+            loop {
+                while coming.len() < self.core.options.blocks_in_flight.max(1)
+                    && let Some(piece) = pieces.pop_front()
+                {
+                    let len = match piece.source {
+                        Source::Block(..) => usize::try_from(piece.len).unwrap_or(usize::MAX),
+                        Source::Zeros | Source::Here(_) => 0,
+                    };
+                    // Who has blocks on their way does not wait for room: it might be these that have to leave first.
+                    let permit = match budget::try_take(&self.core.budget, len) {
+                        None if coming.is_empty() => budget::take(&self.core.budget, len).await,
+                        None => {
+                            pieces.push_front(piece);
+                            break;
+                        }
+                        permit => permit,
+                    };
+                    let client = self.clone();
+                    let read = async move { client.read_ahead(inode, piece, permit).await };
+                    coming.push_back(runtime::spawn("client-download", read));
+                }
+                let Some(read) = coming.pop_front() else { break };
+                match read.await.unwrap_or(Err(ClientError::Closed))? {
+                    Read::Bytes(bytes, _permit) => writer.take(bytes).await?,
                     Read::Zeros(mut len) => {
                         while len > 0 {
                             let part = usize::try_from(len).unwrap_or(usize::MAX).min(ZEROS.len());
-                            writer.write_all(&ZEROS[..part]).await?;
+                            writer.take(Bytes::from_static(&ZEROS[..part])).await?;
                             len -= part as u64;
                         }
                     }
@@ -341,16 +351,15 @@ impl Client {
         Ok(())
     }
 
-    async fn read_ahead(&self, inode: InodeId, piece: Piece) -> Result<Read, ClientError> {
+    async fn read_ahead(
+        &self,
+        inode: InodeId,
+        piece: Piece,
+        permit: budget::Permit,
+    ) -> Result<Read, ClientError> {
         if piece.source == Source::Zeros {
             return Ok(Read::Zeros(piece.len));
         }
-        let permit = match piece.source {
-            Source::Block(..) => {
-                budget::take(&self.core.budget, usize::try_from(piece.len).unwrap_or(0)).await
-            }
-            _ => None,
-        };
         let deadline = self.core.deadline();
         let bytes = self.core.read_piece(&self.cred, inode, piece, deadline).await?;
         Ok(Read::Bytes(bytes, permit))
@@ -365,19 +374,4 @@ enum Read {
 
 fn partial(left: &str, source: ClientError) -> ClientError {
     ClientError::Partial { left: left.to_owned(), source: Box::new(source) }
-}
-
-/// Reads until `buffer` has `len` bytes or the reader ends.
-async fn fill(
-    reader: &mut (impl AsyncRead + Unpin),
-    mut buffer: BytesMut,
-    len: usize,
-) -> Result<BytesMut, ClientError> {
-    while buffer.len() < len {
-        let room = (len - buffer.len()) as u64;
-        if (&mut *reader).take(room).read_buf(&mut buffer).await? == 0 {
-            break;
-        }
-    }
-    Ok(buffer)
 }

@@ -7,6 +7,7 @@
 //! ```text
 //!   callers or handlers --push--> Outbox --swap--> Link.writing --writev--> socket
 //!                    Side::frame <--decode-- Link.input <--read-- socket
+//!                         of a block: Link.body <--read--'
 //! ```
 
 use std::collections::VecDeque;
@@ -19,11 +20,11 @@ use std::time::Duration;
 use bytes::{Buf, Bytes, BytesMut};
 use futures::task::AtomicWaker;
 use parking_lot::Mutex;
-use tokio::io::{AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 
-use crate::runtime::{Instant, Interval, interval, now, timeout, yield_now};
+use crate::runtime::{BUFFER_KEPT_MIN, Buffer, Instant, Interval, interval, now, timeout, yield_now};
 use crate::wire::frame::{Decoder, Frame, FrameError, HEADER_LEN, Header};
 
 /// Room for a read. Small frames are sliced from it; 64 KiB is what a socket hands over in one go on loopback.
@@ -33,9 +34,6 @@ const READ_ROOM_MIN: usize = 4 << 10;
 /// Parts up to this length are copied into one buffer with their neighbours; longer ones go out as they are.
 /// Copying 8 KiB costs less than a further slice of a vectored write.
 const PACKED_LEN_MAX: usize = 8 << 10;
-/// Where the payload of a frame that has its own buffer begins: at a multiple of this address, the sector of most disks,
-/// so that it can be written from there past the page cache.
-const PAYLOAD_ALIGN: usize = 512;
 /// Slices in one vectored write; Linux takes 1024, and this many hold the blocks of 32 frames.
 const SLICES_MAX: usize = 64;
 
@@ -156,11 +154,19 @@ enum Event {
     Tick,
 }
 
+/// The body of a large frame on its way into memory of its own, where its payload begins a page: it can be written from there
+/// past the page cache.
+struct Body {
+    memory: Buffer,
+    filled: usize,
+}
+
 /// One connection and its buffers.
 pub(super) struct Link {
     read: OwnedReadHalf,
     write: OwnedWriteHalf,
     input: BytesMut,
+    body: Option<Body>,
     decoder: Decoder,
     writing: VecDeque<Bytes>,
     writing_bytes: usize,
@@ -174,15 +180,6 @@ pub(super) struct Link {
     paused: bool,
 }
 
-/// Room for `len` bytes at least, the one at `at` at an address that is a multiple of [`PAYLOAD_ALIGN`].
-fn aligned(len: usize, at: usize) -> BytesMut {
-    let mut room = BytesMut::with_capacity(len + PAYLOAD_ALIGN);
-    let skip = (PAYLOAD_ALIGN - (room.as_ptr() as usize + at) % PAYLOAD_ALIGN) % PAYLOAD_ALIGN;
-    room.resize(skip, 0);
-    room.advance(skip);
-    room
-}
-
 impl Link {
     pub(super) fn new(stream: TcpStream, decoder: Decoder, pause_above: usize, stall: Duration) -> Self {
         let (read, write) = stream.into_split();
@@ -191,6 +188,7 @@ impl Link {
             read,
             write,
             input: BytesMut::with_capacity(READ_LEN),
+            body: None,
             decoder,
             writing: VecDeque::new(),
             writing_bytes: 0,
@@ -215,7 +213,7 @@ impl Link {
                 return Ok(frame);
             }
             self.make_room();
-            if self.read.read_buf(&mut self.input).await? == 0 {
+            if std::future::poll_fn(|cx| self.poll_read(cx)).await? == 0 {
                 return Err(Broken::Closed);
             }
         }
@@ -301,7 +299,7 @@ impl Link {
             self.pause_above != usize::MAX && self.writing_bytes + outbox.byte_count() > self.pause_above;
         if self.reading && !self.paused {
             self.make_room();
-            if let Poll::Ready(read) = pin!(self.read.read_buf(&mut self.input)).poll(cx) {
+            if let Poll::Ready(read) = self.poll_read(cx) {
                 return Poll::Ready(Ok(Event::Read(read?)));
             }
         }
@@ -318,21 +316,45 @@ impl Link {
         self.ticks.poll_tick(cx).map(|_| Ok(Event::Tick))
     }
 
+    /// Reads what there is, into the body of a large frame or for whatever comes next.
+    fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        let Some(body) = &mut self.body else { return pin!(self.read.read_buf(&mut self.input)).poll(cx) };
+        let mut room = ReadBuf::new(&mut body.memory[body.filled..]);
+        std::task::ready!(Pin::new(&mut self.read).poll_read(cx, &mut room))?;
+        let len = room.filled().len();
+        body.filled += len;
+        Poll::Ready(Ok(len))
+    }
+
     fn make_room(&mut self) {
+        if self.body.is_some() {
+            return;
+        }
         let lacking = self.decoder.lacking(&self.input);
+        if let Some(header) = self.decoder.header()
+            && lacking > 0
+            && header.body_len() >= BUFFER_KEPT_MIN
+        {
+            let mut memory = Buffer::new(header.body_len(), header.meta_len as usize);
+            let filled = self.input.len();
+            memory[..filled].copy_from_slice(&self.input);
+            self.input.clear();
+            self.body = Some(Body { memory, filled });
+            return;
+        }
         let room = self.input.capacity() - self.input.len();
-        if lacking > room && lacking >= READ_LEN {
-            // A block is read into one allocation of its own size, where its payload can be written from.
-            let mut input = aligned(self.input.len() + lacking, self.decoder.payload_at());
-            input.extend_from_slice(&self.input);
-            self.input = input;
-        } else if lacking > room || (room < READ_ROOM_MIN && lacking < READ_ROOM_MIN) {
-            self.input.reserve(READ_LEN);
+        if lacking > room || (room < READ_ROOM_MIN && lacking < READ_ROOM_MIN) {
+            self.input.reserve(lacking.max(READ_LEN));
         }
     }
 
     fn decode(&mut self) -> Result<Option<Frame>, Broken> {
-        self.decoder.next(&mut self.input).map_err(|error| Broken::Frame { error, id: self.decoder.id() })
+        let decoded = match self.body.take_if(|body| body.filled == body.memory.len()) {
+            Some(Body { memory, filled }) => self.decoder.finish(memory.freeze(filled)).map(Some),
+            None if self.body.is_some() => Ok(None),
+            None => self.decoder.next(&mut self.input),
+        };
+        decoded.map_err(|error| Broken::Frame { error, id: self.decoder.id() })
     }
 
     fn dispatch(&mut self, side: &mut impl Side) -> Result<(), Broken> {
@@ -403,21 +425,6 @@ impl Link {
             }
             written -= front.len();
             self.writing.pop_front();
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_payload_of_its_own_buffer_begins_at_an_aligned_address() {
-        for meta_len in [0, 1, 40, 511, 512, 513] {
-            let mut room = aligned(100_000, meta_len);
-            assert!(room.is_empty() && room.capacity() >= 100_000, "meta_len={meta_len}");
-            room.resize(100_000, 0);
-            assert_eq!(room[meta_len..].as_ptr() as usize % PAYLOAD_ALIGN, 0, "meta_len={meta_len}");
         }
     }
 }

@@ -1,9 +1,11 @@
 //! The only door to time, randomness and tasks: tokio behind it, so that a simulation can stand there one day.
 //!
 //! Everything that waits, draws or spawns comes through here. Holds: every task has a name, an owner and an end;
-//! a task that panics is logged with its name, and takes nobody with it.
+//! a task that panics is logged with its name, and takes nobody with it. Beside it the memory that blocks use in turn
+//! (`buffers`).
 //! Not here: sockets (`net`) and the threads of a storage, which belong to that storage.
 
+mod buffers;
 mod process;
 mod random;
 mod rounds;
@@ -12,6 +14,7 @@ mod time;
 
 pub use tokio::runtime::Handle;
 
+pub use buffers::{BUFFER_KEPT_MIN, Buffer};
 pub use process::{processor_count, resident_bytes};
 pub use random::{random_below, random_u64, random_u128, rng, shuffle};
 pub use rounds::Rounds;

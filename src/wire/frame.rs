@@ -299,7 +299,22 @@ impl Decoder {
         if buffer.len() < header.body_len() {
             return Ok(None);
         }
-        let mut body = buffer.split_to(header.body_len()).freeze();
+        let body = buffer.split_to(header.body_len()).freeze();
+        self.whole(header, body).map(Some)
+    }
+
+    /// The frame being read, given all of its body, which was not read into the buffer of [`Decoder::next`] but apart.
+    ///
+    /// # Errors
+    /// As there; [`FrameError::OutOfPlace`] when no such body is lacking.
+    pub fn finish(&mut self, body: Bytes) -> Result<Frame, FrameError> {
+        match self.header {
+            Some(header) if header.body_len() == body.len() => self.whole(header, body),
+            _ => Err(FrameError::OutOfPlace("a body without its header")),
+        }
+    }
+
+    fn whole(&mut self, header: Header, mut body: Bytes) -> Result<Frame, FrameError> {
         let meta = body.split_to(header.meta_len as usize);
         if crc32c::crc32c(&meta) != header.meta_crc {
             return Err(FrameError::MetaChecksum);
@@ -308,7 +323,7 @@ impl Decoder {
             return Err(FrameError::PayloadChecksum);
         }
         self.header = None;
-        Ok(Some(Frame { header, meta, payload: body }))
+        Ok(Frame { header, meta, payload: body })
     }
 
     /// Bytes that `buffer` still lacks before [`Decoder::next`] can get on.
@@ -317,10 +332,10 @@ impl Decoder {
         self.header.map_or(HEADER_LEN, |h| h.body_len()).saturating_sub(buffer.len())
     }
 
-    /// Where in the buffer the payload of the frame being read begins, once its header is in.
+    /// The header of the frame being read, once it is in.
     #[must_use]
-    pub fn payload_at(&self) -> usize {
-        self.header.map_or(0, |header| header.meta_len as usize)
+    pub fn header(&self) -> Option<&Header> {
+        self.header.as_ref()
     }
 
     /// The request id of the frame being read, once its header is in.
@@ -397,6 +412,25 @@ mod tests {
         assert_eq!(frame.header, header);
         assert_eq!((&frame.meta[..], &frame.payload[..]), (meta, payload));
         assert!(!decoder.is_amid(&buffer));
+    }
+
+    #[test]
+    fn a_body_that_was_read_apart_makes_the_same_frame() {
+        let (header, meta, payload) = sample();
+        let body = Bytes::from([meta, payload].concat());
+        let mut decoder = Decoder::new(widest);
+        let early = decoder.finish(body.clone());
+        assert!(matches!(early, Err(FrameError::OutOfPlace(_))), "{early:?}");
+        assert_eq!(decoder.next(&mut BytesMut::from(&header.encode()[..])), Ok(None));
+        assert_eq!(decoder.header(), Some(&header));
+        assert!(matches!(decoder.finish(body.slice(1..)), Err(FrameError::OutOfPlace(_))));
+        let frame = decoder.finish(body).unwrap();
+        assert_eq!((&frame.meta[..], &frame.payload[..]), (meta, payload));
+        assert!(!decoder.is_amid(&BytesMut::new()));
+        let mut decoder = Decoder::new(widest);
+        assert_eq!(decoder.next(&mut BytesMut::from(&header.encode()[..])), Ok(None));
+        let damaged = Bytes::from([meta, b"pAyload"].concat());
+        assert_eq!(decoder.finish(damaged), Err(FrameError::PayloadChecksum));
     }
 
     #[test]

@@ -16,7 +16,8 @@ use indicatif::ProgressBar;
 use rustix::fs::{AtFlags, CWD, Mode, Timespec, Timestamps};
 
 use super::super::Failure;
-use super::super::text::{self, Counted};
+use super::super::text;
+use super::local::{LocalFile, Output};
 use super::tree::{self, Entry};
 use super::{FILES_IN_FLIGHT, Failures, unwrap_io};
 use crate::client::{Client, ClientError};
@@ -41,7 +42,7 @@ pub(super) struct GetArgs {
 
 pub(super) async fn run(client: &Client, args: &GetArgs) -> Result<ExitCode, Failure> {
     if args.target.as_os_str() == "-" {
-        client.get(&args.source, text::stdout()?).await.map_err(unwrap_io)?;
+        client.get(&args.source, Output::new()?).await.map_err(unwrap_io)?;
         return Ok(ExitCode::SUCCESS);
     }
     let attr = client.resolve(&args.source, !args.recursive).await?.found.attr;
@@ -119,10 +120,8 @@ async fn get_one(client: &Client, attr: &Attr, local: &Path, bar: &ProgressBar) 
     }
     let temp = temp_name(local);
     let copied = async {
-        let file = tokio::fs::OpenOptions::new().write(true).create_new(true).open(&temp).await?;
-        let mut writer = Counted { file, bar };
-        client.get_inode(attr.inode, &mut writer).await?;
-        writer.file.sync_all().await?;
+        // Durable at its end.
+        client.get_inode(attr.inode, LocalFile::create(&temp, bar).await?).await?;
         finish(&temp, attr)?;
         tokio::fs::rename(&temp, local).await?;
         Ok(())

@@ -4,6 +4,7 @@
 
 mod get;
 mod list;
+mod local;
 mod put;
 #[cfg(test)]
 mod tests;
@@ -138,7 +139,7 @@ async fn dispatch(client: &Client, command: &FsCommand) -> Result<ExitCode, Fail
         FsCommand::Get(args) => get::run(client, args).await,
         FsCommand::Cat { paths } => {
             for path in paths {
-                client.get(path, text::stdout()?).await.map_err(unwrap_io)?;
+                client.get(path, local::Output::new()?).await.map_err(unwrap_io)?;
             }
             Ok(ExitCode::SUCCESS)
         }

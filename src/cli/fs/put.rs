@@ -19,7 +19,8 @@ use indicatif::ProgressBar;
 
 use super::super::Failure;
 use super::super::connect::umask;
-use super::super::text::{self, Counted};
+use super::super::text;
+use super::local::LocalFile;
 use super::{FILES_IN_FLIGHT, Failures, into_dir, require_dir};
 use crate::client::{Client, ClientError, PutOptions};
 use crate::runtime;
@@ -273,7 +274,7 @@ async fn put_here(
     let kind = metadata.file_type();
     let (mode, mtime) = (metadata.mode() & MODE_BITS, mtime(metadata));
     if kind.is_file() {
-        let file = Counted { file: tokio::fs::File::open(&source.local).await?, bar };
+        let file = LocalFile::open(&source.local, bar).await?;
         let options = PutOptions { mode, exclusive: false, mtime: Some(mtime) };
         let attr = client.put_at(file, parent, name, options).await?;
         if attr.mode == mode {

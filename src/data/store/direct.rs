@@ -1,4 +1,4 @@
-//! Writing large files past the page cache.
+//! Writing and reading large files past the page cache.
 //!
 //! `disk` writes the files of large blocks through here. A block is written once and read, if ever, much later: its
 //! pages in the cache would cost a copy and a page each, push out what is being read, and be written back all at once by
@@ -65,6 +65,39 @@ pub(super) fn write(file: &File, parts: &[&[u8]]) -> io::Result<()> {
         out.leave_direct();
         out.write(&stage[whole..staged])
     })
+}
+
+/// Fills `room` from `offset` on, past the cache; less than all only where the file ends. None if this file cannot be read so,
+/// or no room so placed.
+///
+/// # Errors
+/// What the system says.
+pub(super) fn read(file: &File, room: &mut [u8], offset: u64) -> io::Result<Option<usize>> {
+    let whole_pages = (room.as_ptr() as usize).is_multiple_of(ALIGN)
+        && room.len().is_multiple_of(ALIGN)
+        && offset.is_multiple_of(ALIGN as u64);
+    if !whole_pages || !set_direct(file, true) {
+        return Ok(None);
+    }
+    let mut done = 0;
+    let read = loop {
+        match rustix::io::pread(file, &mut room[done..], offset + done as u64) {
+            Ok(0) => break Ok(Some(done)),
+            Ok(len) => {
+                done += len;
+                // A part of a page is all that is left of the file, and nothing could be read behind it.
+                if done == room.len() || !done.is_multiple_of(ALIGN) {
+                    break Ok(Some(done));
+                }
+            }
+            Err(Errno::INTR) => {}
+            Err(Errno::INVAL | Errno::OPNOTSUPP) => break Ok(None),
+            Err(error) => break Err(error.into()),
+        }
+    };
+    // Should it stay set, reads that follow are slower and the same.
+    set_direct(file, false);
+    read
 }
 
 /// The first `len` bytes of `memory` at an aligned address; it grows as needed.
@@ -180,6 +213,22 @@ mod tests {
             let mut end = file.try_clone().unwrap();
             std::io::Seek::seek(&mut end, std::io::SeekFrom::End(0)).unwrap();
             end.write_all(b"x").unwrap();
+        }
+    }
+    #[test]
+    fn what_is_read_past_the_cache_is_what_the_file_has() {
+        let dir = tempfile::tempdir().unwrap();
+        let bytes: Vec<u8> = (0..1_000_000_u32).map(|i| (i * 11 + i / 251).to_le_bytes()[0]).collect();
+        std::fs::write(dir.path().join("file"), &bytes).unwrap();
+        let file = File::open(dir.path().join("file")).unwrap();
+        for (offset, len) in [(0, 1 << 20), (8192, 65_536), (983_040, 65_536), (1_048_576, 4096)] {
+            let mut memory = Vec::new();
+            let room = aligned(&mut memory, len);
+            let read = read(&file, room, offset as u64).unwrap();
+            let wanted = &bytes[offset.min(bytes.len())..(offset + len).min(bytes.len())];
+            // A filesystem may not be able to.
+            assert!(read.is_none_or(|read| room[..read] == *wanted), "{read:?} of {len} at {offset}");
+            assert_eq!(super::read(&file, &mut room[1..], 0).unwrap(), None, "no page begins there");
         }
     }
 }

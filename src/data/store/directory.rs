@@ -26,13 +26,14 @@ use parking_lot::{Condvar, Mutex};
 use rustix::io::Errno;
 
 use super::StoredBlock;
-use super::disk::{Disk, DiskLock, DiskSpace};
+use super::disk::{Disk, DiskFile, DiskLock, DiskSpace, Way};
 use super::error::CopyFault;
 use super::format::{
-    BLOCKS, FANOUT_COUNT, HEAD_LEN, Head, TEMP_SUFFIX, block_name, fanout, fanout_name, padding, parse_name,
-    whole_checksum,
+    BLOCKS, FANOUT_COUNT, HEAD_LEN, Head, PAGE_LEN, TEMP_SUFFIX, block_name, fanout, fanout_name, padding,
+    parse_name, whole_checksum,
 };
 use super::status::{DirectoryState, count};
+use crate::runtime::{BUFFER_KEPT_MIN, Buffer};
 use crate::types::SECTOR_LEN;
 
 /// The step that makes a name durable.
@@ -104,6 +105,17 @@ impl Folder {
             self.changed.notify_all();
         }
     }
+}
+
+/// Up to `len` bytes of a file, many of them in memory that is used again.
+fn read_bytes(file: &dyn DiskFile, offset: u64, len: usize, way: Way) -> io::Result<Bytes> {
+    if len < BUFFER_KEPT_MIN {
+        return Ok(file.read_at(offset, len)?.into());
+    }
+    // Whole pages, as the direct way wants them; what is padding at the end of the file is cut off.
+    let mut room = Buffer::new(len.next_multiple_of(PAGE_LEN), 0);
+    let read = file.read_into(&mut room, offset, way)?;
+    Ok(room.freeze(read.min(len)))
 }
 
 /// True if the disk is full, which is no fault of it.
@@ -251,7 +263,13 @@ impl Directory {
 
     /// Bytes `start..end` of a block, from sectors that were verified; all of them against the block's own checksum too.
     /// `start < end <= block.len`.
-    pub(super) fn read(&self, block: &StoredBlock, start: u32, end: u32) -> Result<(Head, Bytes), CopyFault> {
+    pub(super) fn read(
+        &self,
+        block: &StoredBlock,
+        start: u32,
+        end: u32,
+        way: Way,
+    ) -> Result<(Head, Bytes), CopyFault> {
         let path = self.block_path(block);
         let fault = |error: io::Error| {
             if error.kind() == io::ErrorKind::NotFound {
@@ -266,12 +284,12 @@ impl Directory {
         let len = (to - from) as usize;
         let (head, sectors) = if first == 0 {
             // Head and data lie side by side: one read.
-            let bytes = Bytes::from(file.read_at(0, HEAD_LEN + len).map_err(fault)?);
+            let bytes = read_bytes(&*file, 0, HEAD_LEN + len, way).map_err(fault)?;
             let head = Head::decode(&bytes, block)?;
             (head, bytes.slice(HEAD_LEN..))
         } else {
             let head = Head::decode(&file.read_at(0, HEAD_LEN).map_err(fault)?, block)?;
-            (head, Bytes::from(file.read_at(HEAD_LEN as u64 + u64::from(from), len).map_err(fault)?))
+            (head, read_bytes(&*file, HEAD_LEN as u64 + u64::from(from), len, way).map_err(fault)?)
         };
         if sectors.len() != len {
             return Err(CopyFault::Short);

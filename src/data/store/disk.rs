@@ -12,7 +12,6 @@ use std::num::NonZeroU64;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use rustix::buffer::spare_capacity;
 use rustix::fs::Advice;
 
 use super::direct;
@@ -36,7 +35,27 @@ pub trait DiskFile: Send + fmt::Debug {
     ///
     /// # Errors
     /// What the system says.
-    fn read_at(&self, offset: u64, len: usize) -> io::Result<Vec<u8>>;
+    fn read_at(&self, offset: u64, len: usize) -> io::Result<Vec<u8>> {
+        let mut bytes = vec![0; len];
+        let read = self.read_into(&mut bytes, offset, Way::Cached)?;
+        bytes.truncate(read);
+        Ok(bytes)
+    }
+
+    /// Fills `room` from `offset` on, and says how much of it: less than all only where the file ends.
+    ///
+    /// # Errors
+    /// What the system says.
+    fn read_into(&self, room: &mut [u8], offset: u64, way: Way) -> io::Result<usize>;
+}
+
+/// Which way bytes come from a disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Way {
+    /// Through the page cache: who reads them again gets them from memory.
+    Cached,
+    /// Past the page cache where the disk can, and where offset, length and place of the room are whole pages.
+    Direct,
 }
 
 /// Kept while a directory is in use; dropping it lets the next process in.
@@ -147,28 +166,29 @@ impl DiskFile for RealFile {
         self.0.sync_data()
     }
 
-    fn read_at(&self, offset: u64, len: usize) -> io::Result<Vec<u8>> {
-        // Read into spare capacity: zeroing 4 MiB first would cost a tenth of the read.
-        if len >= READ_AHEAD_MIN {
+    fn read_into(&self, room: &mut [u8], offset: u64, way: Way) -> io::Result<usize> {
+        if way == Way::Direct
+            && let Some(read) = direct::read(&self.0, room, offset)?
+        {
+            return Ok(read);
+        }
+        if room.len() >= READ_AHEAD_MIN {
             // All of it at once: the window that the system itself reads ahead is a thirtieth of a block. Advice only.
-            let len = NonZeroU64::new(len as u64);
+            let len = NonZeroU64::new(room.len() as u64);
             if let Err(error) = rustix::fs::fadvise(&self.0, offset, len, Advice::WillNeed) {
                 tracing::debug!(%error, "no read-ahead");
             }
         }
-        let mut bytes = Vec::with_capacity(len);
-        while bytes.len() < len {
-            let at = offset + bytes.len() as u64;
-            match rustix::io::pread(&self.0, spare_capacity(&mut bytes), at) {
+        let mut done = 0;
+        while done < room.len() {
+            match rustix::io::pread(&self.0, &mut room[done..], offset + done as u64) {
                 Ok(0) => break,
-                Ok(_) => {}
+                Ok(len) => done += len,
                 Err(rustix::io::Errno::INTR) => {}
                 Err(e) => return Err(e.into()),
             }
         }
-        // A vector may have more capacity than was asked for.
-        bytes.truncate(len);
-        Ok(bytes)
+        Ok(done)
     }
 }
 

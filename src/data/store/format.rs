@@ -67,7 +67,8 @@ const _: () =
 /// Data of this length or more is followed by zeros that fill the last page of its file: whole pages can be written past
 /// the cache (`direct`), and take no more room than a part of one.
 const PADDED_LEN_MIN: usize = 256 << 10;
-const PAGE_LEN: usize = 4096;
+/// A page: contents of whole pages go to the disk and come from it past the cache.
+pub(super) const PAGE_LEN: usize = 4096;
 
 /// What follows `len` bytes of data in the file of a block.
 pub(super) fn padding(len: usize) -> &'static [u8] {

@@ -48,6 +48,7 @@ pub(super) struct State {
     pub(super) crashed: bool,
     pub(super) renames: u64,
     pub(super) dir_syncs: u64,
+    pub(super) direct_reads: u64,
     pub(super) hold_dir_syncs: bool,
 }
 
@@ -149,6 +150,12 @@ impl MemoryDisk {
     #[must_use]
     pub fn dir_syncs(&self) -> u64 {
         self.state.lock().dir_syncs
+    }
+
+    /// Reads so far that were to go past the page cache.
+    #[must_use]
+    pub fn direct_reads(&self) -> u64 {
+        self.state.lock().direct_reads
     }
 
     /// The `n`-th call from now (0 is the next) fails with `error`, without effect but for half of what it writes.

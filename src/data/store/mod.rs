@@ -10,11 +10,10 @@
 //! - With `Mirror(n)` each block is kept in n directories; a bad copy is written anew from a good one.
 //! - A directory whose writes fail takes no more; the others go on.
 //!
-//! Files in reading order: `format` (bytes of a block's file), `disk` (what is asked of a disk), `direct`
-//! (large writes), `directory` (one
-//! directory: write, read, shared fsync), `identity` and `open` (whose directories they are), `index` (which blocks),
-//! this file (open, adopt, list, usage), `put` (put, delete), `read` (get, verify, mend), `memory_disk` and
-//! `memory_files` (a disk for tests).
+//! Files in reading order: `format` (bytes of a block's file), `disk` (what is asked of a disk), `direct` (large writes and
+//! reads), `directory` (one directory: write, read, shared fsync), `identity` and `open` (whose directories they are),
+//! `index` (which blocks), `lately` (which of them were read), this file (open, adopt, list, usage), `put` (put, delete),
+//! `read` (get, verify, mend), `memory_disk` and `memory_files` (a disk for tests).
 //! Not here: sockets, which blocks ought to be here, and when to scrub.
 
 mod direct;
@@ -25,6 +24,7 @@ mod format;
 pub(crate) mod fuzz;
 mod identity;
 mod index;
+mod lately;
 mod memory_disk;
 mod memory_files;
 mod open;
@@ -42,7 +42,7 @@ use std::sync::Arc;
 use parking_lot::{Condvar, Mutex};
 use serde::{Deserialize, Serialize};
 
-pub use disk::{Disk, DiskEntry, DiskFile, DiskLock, DiskSpace, RealDisk};
+pub use disk::{Disk, DiskEntry, DiskFile, DiskLock, DiskSpace, RealDisk, Way};
 pub use error::{CopyFault, StoreError};
 pub use index::INDEX_BYTES_PER_BLOCK;
 pub use memory_disk::{CrashKeeps, MemoryDisk};
@@ -53,6 +53,7 @@ use crate::types::{BlockId, Capacity, Checksum, ClusterId, NodeId};
 use directory::Directory;
 use identity::Record;
 use index::{DirectorySet, Entry, Index};
+use lately::Lately;
 use status::Counters;
 
 /// How blocks are shared out among the directories of a store.
@@ -152,6 +153,7 @@ pub struct BlockStore {
     node: NodeId,
     missing: Vec<(String, String)>,
     index: Mutex<Index>,
+    lately: Mutex<Lately>,
     busy: Busy,
     counters: Counters,
 }
@@ -211,6 +213,7 @@ impl BlockStore {
             node: opened.node,
             missing: opened.missing,
             index: Mutex::default(),
+            lately: Mutex::default(),
             busy: Busy::default(),
             counters: Counters::default(),
         };

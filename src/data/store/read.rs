@@ -8,6 +8,7 @@ use std::ops::Range;
 
 use bytes::Bytes;
 
+use super::disk::Way;
 use super::error::{CopyFault, StoreError};
 use super::index::{DirectorySet, Entry};
 use super::status::count;
@@ -40,7 +41,9 @@ impl BlockStore {
         if start == end {
             return Ok(Bytes::new());
         }
-        let bytes = self.read_any(id, |copy, block| copy.read(block, start, end).map(|(_, bytes)| bytes))?;
+        let way = if (start, end) == (0, block.len) { self.way(id) } else { Way::Cached };
+        let bytes =
+            self.read_any(id, |copy, block| copy.read(block, start, end, way).map(|(_, bytes)| bytes))?;
         count(&self.counters.get_count, 1);
         count(&self.counters.get_bytes, bytes.len() as u64);
         Ok(bytes)
@@ -51,10 +54,17 @@ impl BlockStore {
     /// # Errors
     /// As [`BlockStore::get`].
     pub fn get_all(&self, id: BlockId) -> Result<(StoredBlock, Bytes), StoreError> {
-        let (head, bytes) = self.read_any(id, |copy, block| copy.read(block, 0, block.len))?;
+        let way = self.way(id);
+        let (head, bytes) = self.read_any(id, |copy, block| copy.read(block, 0, block.len, way))?;
         count(&self.counters.get_count, 1);
         count(&self.counters.get_bytes, bytes.len() as u64);
         Ok((head.block, bytes))
+    }
+
+    /// How a whole block is read: past the page cache the first time, for most that is read whole is read once. Through it
+    /// when it is wanted again, and from then on.
+    fn way(&self, id: BlockId) -> Way {
+        if self.lately.lock().note(id) { Way::Cached } else { Way::Direct }
     }
 
     /// Reads all of every copy; mends what is damaged, and makes copies that the mode asks for and that lack.
@@ -134,7 +144,7 @@ impl BlockStore {
         let mut whole = None;
         let mut last = CopyFault::Missing;
         for (index, copy) in self.holders(entry.copies) {
-            match copy.read(&block, 0, block.len) {
+            match copy.read(&block, 0, block.len, Way::Direct) {
                 Ok(found) => {
                     good |= 1 << index;
                     whole = Some(found);

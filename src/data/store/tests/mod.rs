@@ -7,6 +7,7 @@ mod group_commit;
 mod model;
 mod opening;
 mod speed;
+mod ways;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;

@@ -1,0 +1,181 @@
+//! Large buffers that are used again: the memory of blocks on their way.
+//!
+//! `net` receives blocks into them, the block store and the command line read files into them. Memory that is given back to the
+//! system comes back page by page, each one zeroed at its first touch: for blocks that cost as much as copying them
+//! (decision 0012). So what is dropped here is kept for the next one who asks.
+//! Holds: at most [`KEPT_MAX`] bytes are kept for nobody, and none longer than [`IDLE_MAX`] once others are given back;
+//! who takes a buffer sees what it filled itself: [`Buffer::freeze`] gives out no more.
+//! Not here: how many buffers are in use. That is bounded by who takes them: requests in flight, budgets of a client.
+
+use std::ops::{Deref, DerefMut};
+use std::time::Duration;
+
+use bytes::Bytes;
+use parking_lot::Mutex;
+
+use super::{Instant, now};
+
+/// Shortest buffer that is kept: below it the allocator is as good.
+pub const BUFFER_KEPT_MIN: usize = 256 << 10;
+/// Most bytes that are kept for nobody, in one process: sixteen blocks are what four clients of a data server have in flight.
+pub const KEPT_MAX: usize = 64 << 20;
+/// A buffer that nobody asked for this long goes when the next one is given back.
+const IDLE_MAX: Duration = Duration::from_secs(10);
+/// A page: what is written past the page cache wants memory at such an address, and a disk's own sector is no larger.
+const ALIGN: usize = 4096;
+/// Buffers differ by this much or are of the same length, so that one serves for the next.
+const STEP: usize = 256 << 10;
+/// What a block brings along: its head on disk and the padding behind it, or the message beside it on the wire.
+const BESIDE_MAX: usize = 16 << 10;
+
+static KEPT: Mutex<Kept> = Mutex::new(Kept { unused: Vec::new(), byte_count: 0 });
+
+/// Memory that nobody uses, the oldest first.
+struct Kept {
+    unused: Vec<(Vec<u8>, Instant)>,
+    byte_count: usize,
+}
+
+impl Kept {
+    /// The youngest of exactly this length: most likely the processor's cache still has some of it.
+    fn take(&mut self, len: usize) -> Option<Vec<u8>> {
+        let at = self.unused.iter().rposition(|(memory, _)| memory.len() == len)?;
+        self.byte_count -= len;
+        Some(self.unused.remove(at).0)
+    }
+
+    /// Keeps one more; gives back what is too much or too old, to be freed outside the lock.
+    fn keep(&mut self, memory: Vec<u8>, at: Instant) -> Vec<(Vec<u8>, Instant)> {
+        self.byte_count += memory.len();
+        self.unused.push((memory, at));
+        let mut gone = 0;
+        for (memory, since) in &self.unused {
+            if self.byte_count <= KEPT_MAX && at.saturating_duration_since(*since) <= IDLE_MAX {
+                break;
+            }
+            self.byte_count -= memory.len();
+            gone += 1;
+        }
+        self.unused.drain(..gone).collect()
+    }
+}
+
+/// Memory of a known length, to be filled and then frozen into [`Bytes`]; comes back to be used again with the last of them.
+#[derive(Debug)]
+pub struct Buffer {
+    memory: Vec<u8>,
+    begin: usize,
+    len: usize,
+}
+
+impl Buffer {
+    /// A buffer of `len` bytes with anything in them, of which the one at `aligned_at` lies at the begin of a page.
+    #[must_use]
+    pub fn new(len: usize, aligned_at: usize) -> Self {
+        let steps = len.saturating_sub(BESIDE_MAX).div_ceil(STEP);
+        let room = if len < BUFFER_KEPT_MIN { len } else { steps * STEP + BESIDE_MAX } + ALIGN;
+        let kept = if room < BUFFER_KEPT_MIN { None } else { KEPT.lock().take(room) };
+        let memory = kept.unwrap_or_else(|| vec![0; room]);
+        let begin = (ALIGN - (memory.as_ptr() as usize + aligned_at) % ALIGN) % ALIGN;
+        Self { memory, begin, len }
+    }
+
+    /// Its first `len` bytes, which were filled.
+    #[must_use]
+    pub fn freeze(mut self, len: usize) -> Bytes {
+        self.len = self.len.min(len);
+        Bytes::from_owner(self)
+    }
+}
+
+impl Deref for Buffer {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        &self.memory[self.begin..self.begin + self.len]
+    }
+}
+
+impl DerefMut for Buffer {
+    fn deref_mut(&mut self) -> &mut [u8] {
+        &mut self.memory[self.begin..self.begin + self.len]
+    }
+}
+
+impl AsRef<[u8]> for Buffer {
+    fn as_ref(&self) -> &[u8] {
+        self
+    }
+}
+
+impl Drop for Buffer {
+    fn drop(&mut self) {
+        let memory = std::mem::take(&mut self.memory);
+        if memory.len() >= BUFFER_KEPT_MIN && memory.len() <= KEPT_MAX {
+            let gone = KEPT.lock().keep(memory, now());
+            drop(gone);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_asked_byte_begins_a_page_whatever_the_length() {
+        for len in [1, 100_000, BUFFER_KEPT_MIN, 4 << 20, (4 << 20) + BESIDE_MAX, 5_000_001] {
+            for at in [0, 1, 40, 511, 512, 4096, 5000] {
+                let buffer = Buffer::new(len, at);
+                assert_eq!(buffer.len(), len, "at={at}");
+                assert_eq!((buffer.as_ptr() as usize + at) % ALIGN, 0, "len={len} at={at}");
+            }
+        }
+    }
+
+    #[test]
+    fn nothing_is_given_out_that_was_not_filled() {
+        let mut buffer = Buffer::new(1 << 20, 0);
+        buffer[..5].copy_from_slice(b"block");
+        let bytes = buffer.freeze(5);
+        assert_eq!(bytes, "block");
+        assert_eq!(Buffer::new(3, 0).freeze(7).len(), 3);
+    }
+
+    #[test]
+    fn memory_is_kept_for_the_next_of_its_length_up_to_the_bound() {
+        let mut kept = Kept { unused: Vec::new(), byte_count: 0 };
+        let at = now();
+        let mib = 1 << 20;
+        assert!(kept.keep(vec![1; mib], at).is_empty());
+        assert!(kept.keep(vec![2; 2 * mib], at).is_empty());
+        assert_eq!(kept.take(3 * mib), None);
+        assert_eq!(kept.take(mib), Some(vec![1; mib]));
+        assert_eq!(kept.take(mib), None);
+        // Sixty-four fit; the oldest goes for one more.
+        assert!((0..62).all(|_| kept.keep(vec![3; mib], at).is_empty()));
+        assert_eq!(kept.byte_count, KEPT_MAX);
+        let gone = kept.keep(vec![4; mib], at);
+        assert_eq!(gone.iter().map(|(memory, _)| memory.len()).collect::<Vec<_>>(), [2 * mib]);
+        assert_eq!(kept.byte_count, KEPT_MAX - mib);
+        // Long after that nobody has wanted them.
+        let later = at + IDLE_MAX + Duration::from_secs(1);
+        assert_eq!(kept.keep(vec![5; mib], later).len(), 63);
+        assert_eq!((kept.byte_count, kept.unused.len()), (mib, 1));
+    }
+
+    #[test]
+    fn the_last_part_of_a_block_gives_its_memory_back() {
+        // Of a length that no other test asks for.
+        let len = 37 * STEP;
+        let mut buffer = Buffer::new(len, 0);
+        buffer[0] = 7;
+        let address = buffer.as_ptr();
+        let bytes = buffer.freeze(len);
+        let part = bytes.slice(..1);
+        drop(bytes);
+        assert_ne!(Buffer::new(len, 0).as_ptr(), address, "it is in use");
+        drop(part);
+        assert!([Buffer::new(len, 0), Buffer::new(len, 0)].iter().any(|b| b.as_ptr() == address));
+    }
+}
