@@ -15,6 +15,7 @@ mod crash;
 mod lock_model;
 mod locks;
 mod outage;
+mod programs;
 mod races;
 mod record_lock;
 mod tour;
