@@ -7,11 +7,17 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{ErrorKind, Write};
 use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::sync::atomic::{AtomicBool, AtomicU32};
+use std::time::Duration;
 
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
+use tokio::task::JoinHandle;
 
 use crate::common::{Cluster, seed};
+use crate::lock_model::Locks;
 use crate::mounts::{Mount, blocking, possible};
 
 /// Names that are in play: few, so that they meet.
@@ -31,12 +37,13 @@ struct Model {
 }
 
 fn steps() -> u32 {
-    std::env::var("POHMELFS_STEPS").ok().and_then(|s| s.parse().ok()).unwrap_or(1500)
+    std::env::var("POHMELFS_STEPS").ok().and_then(|s| s.parse().ok()).unwrap_or(500)
 }
 
 struct World {
     roots: [PathBuf; 2],
     model: Model,
+    locks: Locks,
     rng: StdRng,
 }
 
@@ -55,7 +62,7 @@ impl World {
         let name = self.any_name();
         let path = root.join(&name);
         let existing = self.file(&name);
-        let what = self.rng.random_range(0..10);
+        let what = self.rng.random_range(0..14);
         match what {
             0 | 1 => {
                 let made = OpenOptions::new().write(true).create_new(true).open(&path);
@@ -122,6 +129,8 @@ impl World {
                 assert_eq!(opened.is_ok(), existing.is_some());
                 if let (Some(id), Ok(file)) = (existing, opened) {
                     file.set_len(len).unwrap();
+                    drop(file);
+                    self.locks.closed(side, id);
                     let len = usize::try_from(len).unwrap();
                     self.model.inodes.get_mut(&id).unwrap().bytes.resize(len, 0);
                 }
@@ -135,9 +144,11 @@ impl World {
                     self.model.inodes.get_mut(&id).unwrap().bytes.extend_from_slice(&bytes);
                     // Seen at once, not only after the close.
                     self.compare(1 - side, &name);
+                    drop(file);
+                    self.locks.closed(side, id);
                 }
             }
-            _ => {
+            8 | 9 => {
                 let bytes = self.bytes(100_000);
                 let at = self.rng.random_range(0..100_000_u64);
                 let opened = OpenOptions::new().write(true).open(&path);
@@ -156,8 +167,15 @@ impl World {
                         file.sync_data().unwrap();
                         self.compare(1 - side, &name);
                     }
+                    drop(file);
+                    self.locks.closed(side, id);
                 }
             }
+            10 => match existing {
+                Some(id) => self.locks.open(&mut self.rng, side, id, &path),
+                None => self.locks.close(&mut self.rng),
+            },
+            _ => return self.locks.step(&mut self.rng),
         }
         self.compare(1 - side, &name);
         format!("{what} on {name} through {side}")
@@ -170,7 +188,7 @@ impl World {
     }
 
     /// What one mount shows of a name.
-    fn compare(&self, side: usize, name: &str) {
+    fn compare(&mut self, side: usize, name: &str) {
         let path = self.roots[side].join(name);
         let Some(id) = self.file(name) else {
             assert_eq!(fs::symlink_metadata(&path).unwrap_err().kind(), ErrorKind::NotFound, "{name}");
@@ -185,25 +203,27 @@ impl World {
             "{name}"
         );
         let bytes = fs::read(&path).unwrap();
+        self.locks.closed(side, id);
         if bytes != inode.bytes {
             let at = bytes.iter().zip(&inode.bytes).position(|(a, b)| a != b);
             panic!("{name}: {} bytes, wanted {}, first difference at {at:?}", bytes.len(), inode.bytes.len());
         }
     }
 
-    fn compare_all(&self) {
-        for (side, root) in self.roots.iter().enumerate() {
+    fn compare_all(&mut self) {
+        for (side, root) in self.roots.clone().iter().enumerate() {
             let mut names: Vec<_> =
                 fs::read_dir(root).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
             names.sort();
             assert_eq!(names, self.model.names.keys().cloned().collect::<Vec<_>>());
-            self.model.names.keys().for_each(|name| self.compare(side, name));
+            names.iter().for_each(|name| self.compare(side, name));
         }
     }
 }
 
-fn run(roots: [PathBuf; 2], seed: u64, steps: u32) {
-    let mut world = World { roots, model: Model::default(), rng: StdRng::seed_from_u64(seed) };
+fn run(roots: [PathBuf; 2], seed: u64, steps: u32, done: &AtomicU32) {
+    let rng = StdRng::seed_from_u64(seed);
+    let mut world = World { roots, model: Model::default(), locks: Locks::default(), rng };
     for number in 0..steps {
         let step = world.step();
         if std::env::var_os("POHMELFS_STEPS").is_some() {
@@ -212,8 +232,11 @@ fn run(roots: [PathBuf; 2], seed: u64, steps: u32) {
         if number % 100 == 99 {
             world.compare_all();
         }
+        done.store(number + 1, Relaxed);
     }
     world.compare_all();
+    let (taken, refused) = world.locks.counts;
+    println!("{steps} steps; {taken} times a lock was taken, changed or given up, {refused} times refused");
 }
 
 fn dirs(mounts: [&Mount; 2], name: &str) -> [PathBuf; 2] {
@@ -231,11 +254,12 @@ async fn what_one_has_done_the_other_sees() {
     let (a, b) = (Mount::start(&cluster, "a", &[]).await, Mount::start(&cluster, "b", &[]).await);
     let roots = dirs([&a, &b], "random");
     let seed = seed();
-    blocking(move || run(roots, seed, steps())).await;
+    blocking(move || run(roots, seed, steps(), &AtomicU32::new(0))).await;
     assert_eq!(cluster.check().await, Vec::<String>::new());
 }
 
-/// The same while the leader of the metadata servers and then a data server are killed, with others at work beside.
+/// The same while the leader of the metadata servers and then a data server are killed and started again, with others at work
+/// beside.
 #[tokio::test(flavor = "multi_thread")]
 async fn though_servers_die_meanwhile() {
     if !possible() {
@@ -246,7 +270,7 @@ async fn though_servers_die_meanwhile() {
     let roots = dirs([&a, &b], "random");
     let seed = seed();
     let load = dirs([&a, &b], "load");
-    let stop = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let stop = Arc::new(AtomicBool::new(false));
     let loads: Vec<_> = load
         .into_iter()
         .enumerate()
@@ -255,30 +279,45 @@ async fn though_servers_die_meanwhile() {
             tokio::task::spawn_blocking(move || work(&dir, side, &stop))
         })
         .collect();
-    let random = tokio::task::spawn_blocking(move || run(roots, seed, steps()));
+    let done = Arc::new(AtomicU32::new(0));
+    let random = tokio::task::spawn_blocking({
+        let done = done.clone();
+        move || run(roots, seed, steps(), &done)
+    });
+    past(steps() / 3, &done, &random).await;
     let leader = cluster.leader().await;
     cluster.nodes[leader].kill();
     cluster.leader().await;
+    past(steps() / 2, &done, &random).await;
     cluster.nodes[leader].start();
     cluster.ready().await;
+    past(steps() / 3 * 2, &done, &random).await;
     let data = cluster.data_indexes().start;
     cluster.nodes[data].kill();
+    past(steps() / 6 * 5, &done, &random).await;
+    cluster.nodes[data].start();
     random.await.unwrap();
-    stop.store(true, std::sync::atomic::Ordering::Relaxed);
+    stop.store(true, Relaxed);
     for load in loads {
         let count = load.await.unwrap();
         println!("{count} files by the load");
         assert!(count > 0);
     }
-    cluster.nodes[data].start();
     cluster.ready().await;
     assert_eq!(cluster.check().await, Vec::<String>::new());
 }
 
+/// Waits until so many steps are done, or the steps have ended, however they did.
+async fn past(steps: u32, done: &AtomicU32, random: &JoinHandle<()>) {
+    while done.load(Relaxed) < steps && !random.is_finished() {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
 /// Makes, reads and removes files until told to stop; nothing of that may fail.
-fn work(dir: &Path, side: usize, stop: &std::sync::atomic::AtomicBool) -> u64 {
+fn work(dir: &Path, side: usize, stop: &AtomicBool) -> u64 {
     let mut count = 0;
-    while !stop.load(std::sync::atomic::Ordering::Relaxed) {
+    while !stop.load(Relaxed) {
         let path = dir.join(format!("{side}-{}", count % 50));
         let bytes = vec![u8::try_from(count % 256).unwrap(); 20_000];
         fs::write(&path, &bytes).unwrap();
