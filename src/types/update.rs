@@ -280,6 +280,8 @@ impl Query {
         match self {
             Self::Lookup { parent: inode, .. }
             | Self::Walk { start: inode, .. }
+            | Self::Steps { start: inode, .. }
+            | Self::List { inode, .. }
             | Self::GetAttr { inode }
             | Self::Access { inode, .. }
             | Self::ReadLink { inode }
