@@ -11,6 +11,8 @@
 //! bytes are kept for the next one; publishes carry writes in the order they were made.
 //! Not here: caching for several readers and leases (the mount builds on top).
 
+mod stamp;
+
 use std::collections::VecDeque;
 use std::path::Path;
 use std::sync::Arc;
@@ -193,6 +195,11 @@ impl File {
 
     fn session(&self) -> Arc<Session> {
         self.0.handle.lock().session().clone()
+    }
+
+    /// Bytes of a block that is full.
+    pub(super) fn block_len(&self) -> u64 {
+        self.0.block_len as u64
     }
 
     pub(super) fn core(&self) -> &Arc<Core> {
@@ -466,7 +473,7 @@ impl File {
         append: bool,
         pending_count: usize,
     ) -> Result<Attr, ClientError> {
-        let publish = Publish { inode: self.inode(), extents, grow_to: None, append, mtime: None };
+        let publish = Publish { inode: self.inode(), extents, grow_to: None, append, mtime: state.mtime };
         self.update(state, Update::Publish(publish), pending_count).await
     }
 

@@ -6,9 +6,9 @@
 use bytes::Bytes;
 
 use crate::types::{
-    Access, Attr, Cookie, DirEntry, Extent, FileKind, Found, FsTotals, InodeId, Link, MakeNode, Name, Query,
-    QueryReply, RangeChange, RemoveXattr, Rename, SetAttr, SetAttrs, SetXattr, Unlink, Update, UpdateReply,
-    XattrMode,
+    Access, Attr, Cookie, DirEntry, Extent, FileKind, Found, FsTotals, InodeId, Link, Listed, MakeNode, Name,
+    Query, QueryReply, RangeChange, RemoveXattr, Rename, Seen, SetAttr, SetAttrs, SetXattr, Unlink, Update,
+    UpdateReply, XattrMode,
 };
 
 use super::{Client, ClientError};
@@ -345,6 +345,35 @@ impl Client {
     pub async fn statfs(&self) -> Result<FsTotals, ClientError> {
         match self.ask(Query::StatFs).await? {
             QueryReply::Totals(totals) => Ok(totals),
+            other => wrong(&other),
+        }
+    }
+
+    /// The inodes of `names`, each in the one before, from `start` on: up to the first that leads nowhere, which is an error
+    /// if it is the first of all.
+    ///
+    /// # Errors
+    /// As [`Client::lookup`], of the first name.
+    pub async fn steps_at(&self, start: InodeId, names: Vec<Name>) -> Result<Vec<Seen>, ClientError> {
+        match self.ask(Query::Steps { start, names }).await? {
+            QueryReply::Steps(steps) => Ok(steps),
+            other => wrong(&other),
+        }
+    }
+
+    /// A page of a directory with attributes, as [`Client::readdir_page`], with what a mount needs to know besides; true if
+    /// nothing follows.
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn list_page(
+        &self,
+        inode: InodeId,
+        after: Cookie,
+        limit: u32,
+    ) -> Result<(Vec<Listed>, bool), ClientError> {
+        match self.ask(Query::List { inode, after, limit }).await? {
+            QueryReply::Listed { entries, end } => Ok((entries, end)),
             other => wrong(&other),
         }
     }

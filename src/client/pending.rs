@@ -8,7 +8,7 @@ use std::collections::VecDeque;
 use bytes::Bytes;
 
 use crate::runtime::Task;
-use crate::types::{BlockRef, Cred, Extent, ExtentSource, UpdateReply};
+use crate::types::{BlockRef, Cred, Extent, ExtentSource, Timestamp, UpdateReply};
 
 use super::ClientError;
 use super::dirty::Dirty;
@@ -47,6 +47,8 @@ pub(super) struct State {
     pub(super) counted: usize,
     /// With whose rights the next publish is made: those of the last writer without a superuser's, if there was one.
     pub(super) writer: Option<Cred>,
+    /// The modification time that the next publish sets, if not that of the command.
+    pub(super) mtime: Option<Timestamp>,
     /// Oldest first.
     pub(super) pending: VecDeque<Pending>,
     pub(super) outstanding: Option<Outstanding>,
@@ -55,6 +57,7 @@ pub(super) struct State {
 impl State {
     /// Notes a writer.
     pub(super) fn wrote_as(&mut self, cred: &Cred) {
+        self.mtime = None;
         let unprivileged = self.writer.as_ref().is_some_and(|w| !w.is_root());
         if self.writer.as_ref() != Some(cred) && (!unprivileged || !cred.is_root()) {
             self.writer = Some(cred.clone());

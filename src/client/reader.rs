@@ -29,7 +29,7 @@ use super::budget;
 use super::extents::{Piece, Source};
 use super::{ClientError, File};
 
-/// How far ahead a reader that has just begun to be sequential is served, doubled with each read.
+/// How far ahead a reader that has just begun to be sequential is served, four times as far with each plan.
 const WINDOW_MIN: u64 = 512 << 10;
 /// How far at most: four blocks, so that several data servers send at once.
 const WINDOW_MAX: u64 = 16 << 20;
@@ -68,8 +68,9 @@ struct Ahead {
 }
 
 impl Ahead {
-    /// Notes a read, and tells up to where to plan: its own end, or further.
-    fn note(&mut self, offset: u64, end: u64) -> u64 {
+    /// Notes a read, and tells up to where to plan: its own end, or further, up to the end of a block of `block_len` bytes. A
+    /// part of a block would be asked for again with the rest of it, perhaps of another data server, which reads all of it.
+    fn note(&mut self, offset: u64, end: u64, block_len: u64) -> u64 {
         let near = offset >= self.next.saturating_sub(DISORDER) && offset <= self.next + DISORDER;
         let in_order = offset == self.next || (self.in_order > 1 && near);
         if !in_order {
@@ -90,8 +91,8 @@ impl Ahead {
         if self.planned >= self.next + self.window / 2 && self.window > 0 {
             return end;
         }
-        self.window = (self.window * 2).clamp(WINDOW_MIN, WINDOW_MAX);
-        self.next + self.window
+        self.window = (self.window * 4).clamp(WINDOW_MIN, WINDOW_MAX);
+        (self.next + self.window).next_multiple_of(block_len.max(1)).min(SIZE_MAX)
     }
 
     /// The bytes of a piece of a block, if they are on their way.
@@ -166,7 +167,7 @@ impl Reader {
         let core = self.file.core();
         let cred = Cred::root();
         let inode = self.file.inode();
-        let plan_to = self.ahead.lock().note(offset, end);
+        let plan_to = self.ahead.lock().note(offset, end, self.file.block_len());
         let mut pieces = Vec::new();
         let mut size = 0;
         let mut next = Some(offset);
@@ -320,4 +321,32 @@ fn zeros(len: u64) -> Vec<Bytes> {
         left -= part;
     }
     out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MIB: u64 = 1 << 20;
+
+    #[test]
+    fn a_sequential_reader_is_served_whole_blocks_ahead_and_any_other_one_nothing() {
+        let mut ahead = Ahead::default();
+        let mut reach = Vec::new();
+        for index in 0..24 {
+            let end = (index + 1) * MIB;
+            let to = ahead.note(index * MIB, end, 4 * MIB);
+            ahead.planned = ahead.planned.max(to);
+            if to > end {
+                assert_eq!(to % (4 * MIB), 0, "read {index}");
+                reach.push(to - end);
+            }
+        }
+        assert!(
+            reach.iter().any(|r| *r >= WINDOW_MAX) && reach.iter().all(|r| *r < WINDOW_MAX + 4 * MIB),
+            "{reach:?}"
+        );
+        assert!(reach.len() < 12, "not with every read: {reach:?}");
+        assert_eq!(ahead.note(500 * MIB, 501 * MIB, 4 * MIB), 501 * MIB);
+    }
 }

@@ -200,7 +200,9 @@ pub(super) fn request_seeds() -> Vec<Vec<u8>> {
     let queries = [
         Query::Lookup { parent: ROOT_INODE, name: name("file") },
         Query::Walk { start: ROOT_INODE, names: vec![name("file"), name("link")] },
+        Query::Steps { start: ROOT_INODE, names: vec![name("dir"), name("file")] },
         Query::ReadDir { inode: ROOT_INODE, after: Cookie(0), limit: 9, with_attrs: true },
+        Query::List { inode: ROOT_INODE, after: Cookie(0), limit: 9 },
         Query::Extents { inode: InodeId(2), offset: 5, len: u64::MAX, limit: 9 },
         Query::ListXattr { inode: InodeId(2) },
         Query::ReadLink { inode: InodeId(4) },

@@ -32,6 +32,11 @@ pub struct MountOptions {
     pub timeout: Duration,
     /// Bytes of all buffers together.
     pub memory_max: usize,
+    /// How long names and attributes may be relied on by who reads a directory with attributes (docs/consistency.md); zero: not
+    /// at all.
+    pub list_ttl: Duration,
+    /// The time between two requests of a thread that may belong to one call; zero: none do.
+    pub call_window: Duration,
     /// Host name, for labels.
     pub host: String,
     /// Of the transport.
@@ -96,10 +101,19 @@ impl Service {
         if root.kind != FileKind::Dir {
             return Err(StartError::NotDirectory(options.subdir.clone()));
         }
-        let fs_options = FsOptions { root: root.inode, timeout: options.timeout, flush_age: FLUSH_AGE };
+        let fs_options = FsOptions {
+            root: root.inode,
+            timeout: options.timeout,
+            flush_age: FLUSH_AGE,
+            list_ttl: options.list_ttl,
+            call_window: options.call_window,
+        };
         let fs = MountFs::new(client.clone(), fs_options);
         let mount =
             Mount::start(Arc::new(fs.clone()), Notifier::default(), dir, options.fuse.clone()).await?;
+        if mount.negotiated().expires_names() {
+            fs.keep_listings(mount.notifier());
+        }
         let tasks = Tasks::new();
         tasks.spawn("mount-flush", fs.clone().flush_behind(tasks.stopping()));
         let status = Status {

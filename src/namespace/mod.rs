@@ -17,6 +17,7 @@ mod memory;
 mod ops;
 mod query;
 mod records;
+mod seen;
 mod txn;
 mod view;
 

@@ -12,7 +12,7 @@ use super::locks::{self, Table};
 use super::ops::{nodes, xattr};
 use super::records::{Healthy, Inode, Record, Slot, Superblock};
 use super::txn::{Step, Stop, corrupt, read, scan};
-use super::{View, ViewError, access, extents, inspect, keys};
+use super::{View, ViewError, access, extents, inspect, keys, seen};
 use crate::types::{
     Access, Cookie, Cred, DirEntry, FileKind, Found, FsError, FsTotals, Group, GroupId, InodeId, Name,
     NodeId, NodeState, Query, QueryReply,
@@ -95,6 +95,10 @@ fn answer(view: &dyn View, cred: &Cred, query: &Query) -> Step<QueryReply> {
             let waiter = Table::load(view, *inode)?.waiter_of(*session, *request);
             Ok(QueryReply::Waits(waiter.is_some()))
         }
+        Query::Steps { start, names } => seen::steps(view, cred, *start, names).map(QueryReply::Steps),
+        Query::List { inode, after, limit } => {
+            seen::list(view, *inode, *after, (*limit).clamp(1, Query::READDIR_MAX))
+        }
     }
 }
 
@@ -102,7 +106,7 @@ fn superblock(view: &dyn View) -> Step<Superblock> {
     Ok(read::<Superblock>(view, keys::SUPERBLOCK)?.ok_or(FsError::Stale)?)
 }
 
-fn hash_rule(view: &dyn View) -> Step<HashRule> {
+pub(super) fn hash_rule(view: &dyn View) -> Step<HashRule> {
     Ok(HashRule::of(&superblock(view)?))
 }
 
@@ -111,12 +115,12 @@ fn inode_of(view: &dyn View, id: InodeId) -> Result<Option<Inode>, ViewError> {
 }
 
 /// An inode that can be used: ESTALE if it is gone or going.
-fn usable(view: &dyn View, id: InodeId) -> Step<Inode> {
+pub(super) fn usable(view: &dyn View, id: InodeId) -> Step<Inode> {
     Ok(inode_of(view, id)?.filter(|inode| !inode.freeing).ok_or(FsError::Stale)?)
 }
 
 /// A directory that can be used: ENOENT if it was removed while someone is still in it.
-fn usable_dir(view: &dyn View, id: InodeId) -> Step<Inode> {
+pub(super) fn usable_dir(view: &dyn View, id: InodeId) -> Step<Inode> {
     let inode = usable(view, id)?;
     match () {
         () if !inode.is_dir() => Err(FsError::NotDir.into()),
@@ -125,7 +129,7 @@ fn usable_dir(view: &dyn View, id: InodeId) -> Step<Inode> {
     }
 }
 
-fn named(view: &dyn View, id: InodeId) -> Result<Inode, ViewError> {
+pub(super) fn named(view: &dyn View, id: InodeId) -> Result<Inode, ViewError> {
     inode_of(view, id)?.ok_or_else(|| corrupt(format!("inode {id} is named but missing")))
 }
 
@@ -144,10 +148,22 @@ fn lookup(
     parent: InodeId,
     name: &Name,
 ) -> Step<(InodeId, Inode)> {
+    let (_, id, inode) = step(view, rule, cred, parent, name)?;
+    Ok((id, inode))
+}
+
+/// One step of a path: the directory, and what it has under a name.
+pub(super) fn step(
+    view: &dyn View,
+    rule: HashRule,
+    cred: &Cred,
+    parent: InodeId,
+    name: &Name,
+) -> Step<(Inode, InodeId, Inode)> {
     let dir = usable_dir(view, parent)?;
     access::require(&dir, cred, Access::EXEC)?;
     let (_, entry) = dentry::find(view, rule, parent, name)?.ok_or(FsError::NotFound)?;
-    Ok((entry.inode, named(view, entry.inode)?))
+    Ok((dir, entry.inode, named(view, entry.inode)?))
 }
 
 fn walk(view: &dyn View, cred: &Cred, start: InodeId, names: &[Name]) -> Step<QueryReply> {
@@ -196,6 +212,22 @@ fn members(view: &dyn View, group: GroupId) -> Result<Vec<NodeId>, ViewError> {
 
 fn read_dir(view: &dyn View, id: InodeId, after: Cookie, limit: u32, with_attrs: bool) -> Step<QueryReply> {
     usable_dir(view, id)?;
+    let (mut entries, end) = dentries(view, id, after, limit)?;
+    if with_attrs {
+        for entry in &mut entries {
+            entry.found = Some(found(view, entry.inode, &named(view, entry.inode)?)?);
+        }
+    }
+    Ok(QueryReply::Page { entries, end })
+}
+
+/// A page of a directory, without attributes; true if nothing follows.
+pub(super) fn dentries(
+    view: &dyn View,
+    id: InodeId,
+    after: Cookie,
+    limit: u32,
+) -> Step<(Vec<DirEntry>, bool)> {
     let mut entries: Vec<DirEntry> = Vec::new();
     let mut end = true;
     let range = keys::dentries(id).behind(&keys::dentry(id, after));
@@ -215,12 +247,7 @@ fn read_dir(view: &dyn View, id: InodeId, after: Cookie, limit: u32, with_attrs:
         });
         Ok(ControlFlow::Continue(()))
     })?;
-    if with_attrs {
-        for entry in &mut entries {
-            entry.found = Some(found(view, entry.inode, &named(view, entry.inode)?)?);
-        }
-    }
-    Ok(QueryReply::Page { entries, end })
+    Ok((entries, end))
 }
 
 fn totals(view: &dyn View) -> Step<FsTotals> {

@@ -38,5 +38,6 @@ pub use params::{
 };
 pub use time::Timestamp;
 pub use update::{
-    DirEntry, Found, FsTotals, Query, QueryReply, Unreferenced, Update, UpdateReply, UpdateResult,
+    DirEntry, Found, FsTotals, Listed, Query, QueryReply, Seen, Unreferenced, Update, UpdateReply,
+    UpdateResult,
 };

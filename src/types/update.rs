@@ -186,10 +186,26 @@ pub enum Query {
         /// Which.
         request: RequestId,
     },
+    /// As [`Query::Walk`], answered with every inode on the way: for a mount, whose kernel asks for one name after the other.
+    Steps {
+        /// Where the path begins.
+        start: InodeId,
+        /// Its names in order, at most [`Query::WALK_MAX`].
+        names: Vec<super::Name>,
+    },
+    /// As [`Query::ReadDir`] with attributes, with what a mount needs to know besides, and without servers.
+    List {
+        /// Which directory.
+        inode: InodeId,
+        /// Behind this cookie; 0 from the start.
+        after: super::Cookie,
+        /// At most this many entries (the server has its own bound as well).
+        limit: u32,
+    },
 }
 
 impl Query {
-    /// Most names of one [`Query::Walk`].
+    /// Most names of one [`Query::Walk`] or [`Query::Steps`].
     pub const WALK_MAX: usize = 256;
     /// Most entries of one page of a directory.
     pub const READDIR_MAX: u32 = 4096;
@@ -222,6 +238,28 @@ pub struct DirEntry {
     pub found: Option<Found>,
 }
 
+/// An inode under a name, as a mount wants it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Seen {
+    /// Attributes.
+    pub attr: Attr,
+    /// It has neither extended attributes nor an access list.
+    pub bare: bool,
+    /// Anyone may search the directory that has the name: the mode says so to all, and no access list says otherwise.
+    pub open: bool,
+}
+
+/// One dentry of a page of [`Query::List`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Listed {
+    /// Where a listing goes on behind this entry.
+    pub cookie: super::Cookie,
+    /// Name.
+    pub name: super::Name,
+    /// What it names.
+    pub seen: Seen,
+}
+
 /// Totals of the filesystem (`statvfs(3)`), of groups that may take blocks, replicas divided out.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FsTotals {
@@ -242,6 +280,8 @@ impl Query {
         match self {
             Self::Lookup { parent: inode, .. }
             | Self::Walk { start: inode, .. }
+            | Self::Steps { start: inode, .. }
+            | Self::List { inode, .. }
             | Self::GetAttr { inode }
             | Self::Access { inode, .. }
             | Self::ReadLink { inode }
@@ -301,6 +341,15 @@ pub enum QueryReply {
     Conflict(Option<HeldLock>),
     /// LockWaits: false once it is granted or cancelled.
     Waits(bool),
+    /// Steps: an inode for each name, up to the first that leads nowhere (of the first name that is the answer, as an error).
+    Steps(Vec<Seen>),
+    /// List.
+    Listed {
+        /// Entries in cookie order.
+        entries: Vec<Listed>,
+        /// True if nothing follows.
+        end: bool,
+    },
 }
 
 /// A block no extent refers to any more, waiting for its replicas to be deleted.

@@ -12,6 +12,7 @@ mod mounts;
 mod bad_input;
 mod copies;
 mod crash;
+mod listing;
 mod lock_model;
 mod locks;
 mod outage;

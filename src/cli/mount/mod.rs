@@ -40,7 +40,7 @@ pub(crate) struct MountArgs {
     #[arg(long, short = 'f')]
     foreground: bool,
     /// Options as mount(8) has them, separated by commas: ro, suid, dev, noexec, subdir=PATH, transport=, memory=, timeout=,
-    /// log=FILE, and those that only mount(8) reads
+    /// list_ttl=MS, call_window=MS, log=FILE, and those that only mount(8) reads
     #[arg(long = "options", short = 'o', value_name = "OPTIONS")]
     options: Vec<String>,
     /// How requests come from the kernel: auto, uring, dev
@@ -52,6 +52,10 @@ pub(crate) struct MountArgs {
     /// Longest time of an operation in seconds: with all servers gone it fails by then [default: 30]
     #[arg(long, value_name = "SECONDS", value_parser = options::seconds)]
     timeout: Option<Duration>,
+    /// How long names and attributes that `ls -l` and the like read of a directory may be relied on, in milliseconds, until
+    /// the directory is closed; 0: each is asked for when it is used [default: 1000]
+    #[arg(long, value_name = "MS", value_parser = options::milliseconds)]
+    list_attr_ttl: Option<Duration>,
     /// Where the log goes [default: standard error in the foreground, else a file under /var/log/pohmelfs]
     #[arg(long, value_name = "FILE")]
     log_file: Option<PathBuf>,
@@ -76,6 +80,8 @@ pub(super) fn run(global: &Global, args: &MountArgs) -> Result<ExitCode, Failure
         subdir: given.subdir.unwrap_or_else(|| PathBuf::from("/")),
         timeout: args.timeout.or(given.timeout).unwrap_or(options::TIMEOUT),
         memory_max: args.memory.or(given.memory).unwrap_or(options::MEMORY),
+        list_ttl: args.list_attr_ttl.or(given.list_ttl).unwrap_or(options::LIST_TTL),
+        call_window: given.call_window.unwrap_or(options::CALL_WINDOW),
         host: rustix::system::uname().nodename().to_string_lossy().into_owned(),
         fuse,
     };

@@ -9,6 +9,14 @@ use crate::mount::fuse::{self, Transport};
 pub(super) const TIMEOUT: Duration = Duration::from_secs(30);
 /// Bound of all buffers, unless told otherwise.
 pub(super) const MEMORY: usize = 256 << 20;
+/// How long a listing with attributes may be relied on, unless told otherwise: some 200 names come at a time, and on a busy
+/// machine each takes a program some milliseconds.
+pub(super) const LIST_TTL: Duration = Duration::from_secs(1);
+/// How far apart two requests of one call may be, unless told otherwise: what a busy machine takes to wake the caller.
+pub(super) const CALL_WINDOW: Duration = Duration::from_millis(1);
+/// Longest of both. Far more than is of use: for who tries what they do.
+const MILLISECONDS_MAX: u64 = 600_000;
+
 /// Below this no block would have room.
 const MEMORY_MIN: usize = 32 << 20;
 
@@ -20,6 +28,8 @@ pub(super) struct Given {
     pub(super) transport: Option<Transport>,
     pub(super) memory: Option<usize>,
     pub(super) timeout: Option<Duration>,
+    pub(super) list_ttl: Option<Duration>,
+    pub(super) call_window: Option<Duration>,
     pub(super) log_file: Option<PathBuf>,
 }
 
@@ -70,12 +80,14 @@ pub(super) fn parse(list: &str) -> Result<Given, String> {
             "transport" => given.transport = Some(value("auto, uring or dev")?.parse().map_err(named)?),
             "memory" => given.memory = Some(size(value("a size")?).map_err(named)?),
             "timeout" => given.timeout = Some(seconds(value("seconds")?).map_err(named)?),
+            "list_ttl" => given.list_ttl = Some(milliseconds(value("milliseconds")?).map_err(named)?),
+            "call_window" => given.call_window = Some(milliseconds(value("milliseconds")?).map_err(named)?),
             "log" => given.log_file = Some(PathBuf::from(value("a file")?)),
             _ if PASSED_OVER.contains(&name) || name.starts_with("x-") || name.starts_with("comment") => {}
             _ => {
                 return Err(format!(
                     "unknown option -o {name}: there are ro, suid, dev, noexec, subdir=PATH, transport=auto|uring|dev, \
-                     memory=SIZE, timeout=SECONDS, log=FILE, and those of mount(8)"
+                     memory=SIZE, timeout=SECONDS, list_ttl=MS, call_window=MS, log=FILE, and those of mount(8)"
                 ));
             }
         }
@@ -116,6 +128,17 @@ pub(super) fn seconds(text: &str) -> Result<Duration, String> {
     }
 }
 
+/// Milliseconds, 0 to ten minutes.
+///
+/// # Errors
+/// When it is none.
+pub(super) fn milliseconds(text: &str) -> Result<Duration, String> {
+    match text.trim().trim_end_matches("ms").parse::<u64>() {
+        Ok(n @ 0..=MILLISECONDS_MAX) => Ok(Duration::from_millis(n)),
+        _ => Err(format!("{text:?}: wanted milliseconds, 0 to {MILLISECONDS_MAX}")),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -129,13 +152,26 @@ mod tests {
         assert_eq!(given.memory, Some(64 << 20));
         assert_eq!(given.subdir, Some(PathBuf::from("/a b")));
         assert_eq!(given.transport, Some(Transport::Dev));
+        let given = parse("list_ttl=0,call_window=2ms").unwrap();
+        assert_eq!(
+            (given.list_ttl, given.call_window),
+            (Some(Duration::ZERO), Some(Duration::from_millis(2)))
+        );
     }
 
     #[test]
     fn what_is_unknown_or_senseless_is_named() {
         assert!(parse("ro,frobnicate").unwrap_err().contains("frobnicate"));
         assert!(parse("timeout").unwrap_err().contains("timeout=..."));
-        for bad in ["timeout=0", "timeout=x", "memory=1M", "memory=lots", "transport=pigeon", "subdir="] {
+        for bad in [
+            "timeout=0",
+            "timeout=x",
+            "memory=1M",
+            "memory=lots",
+            "transport=pigeon",
+            "subdir=",
+            "list_ttl=1h",
+        ] {
             assert!(parse(bad).is_err(), "{bad}");
         }
         assert_eq!(size("1GiB"), Ok(1 << 30));

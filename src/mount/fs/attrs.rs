@@ -5,22 +5,36 @@ use bytes::{BufMut, Bytes, BytesMut};
 use super::super::fuse::{Answer, Caller, Errno, SetAttr as KernelSet, Statfs, XattrMode as KernelMode};
 use super::convert::errno;
 use super::{MountFs, TTL, caller};
-use crate::types::{Access, Attr, InodeId, MODE_BITS, SetAttr, SetAttrs, Update, XattrMode};
+use crate::types::{
+    Access, Attr, InodeId, MODE_BITS, SetAttr, SetAttrs, SetTime, Timestamp, Update, XattrMode,
+};
 
 /// The unit of statfs.
 const STATFS_UNIT: u64 = 4096;
 /// Inodes that can still be made: as many as ids last for, told as a number that programs can add to.
 const FILES_FREE: u64 = 1 << 48;
 
+/// The moment that becomes the modification time, if nothing else is set.
+fn only_mtime(set: &SetAttr) -> Option<Timestamp> {
+    match set.mtime {
+        Some(SetTime::At(at)) if *set == (SetAttr { mtime: set.mtime, ..SetAttr::default() }) => Some(at),
+        _ => None,
+    }
+}
+
 impl MountFs {
     fn attr_answer(&self, attr: &Attr) -> Answer {
         Answer::Attr { attr: self.attr_out(attr), ttl: TTL }
     }
 
-    pub(super) async fn getattr(&self, inode: InodeId) -> Result<Answer, Errno> {
-        let attr = match self.shared.inodes.get(inode) {
-            Some(file) => file.attr().await,
-            None => self.shared.client.getattr(inode).await,
+    pub(super) async fn getattr(&self, caller: Caller, inode: InodeId) -> Result<Answer, Errno> {
+        let (walks, changes) = (&self.shared.walks, &self.shared.changes);
+        let looked_up = walks.take_attr(&caller, inode, changes);
+        let attr = match (self.shared.inodes.get(inode), looked_up) {
+            // What was written and is not published shows.
+            (Some(file), _) => file.attr().await,
+            (None, Some(attr)) => Ok(attr),
+            (None, None) => self.shared.client.getattr(inode).await,
         };
         Ok(self.attr_answer(&attr.map_err(|e| errno(&e))?))
     }
@@ -42,12 +56,17 @@ impl MountFs {
             mtime: set.mtime,
         };
         if set == SetAttr::default() {
-            return self.getattr(inode).await;
+            return self.getattr(caller, inode).await;
         }
         let cred = caller::cred(&caller);
         let changed = match self.shared.inodes.get(inode) {
             // Behind what was written before: otherwise a later flush would undo it.
             Some(file) => {
+                if let Some(mtime) = only_mtime(&set).filter(|_| cred.is_root())
+                    && let Some(attr) = file.flush_stamped(mtime).await.map_err(|e| errno(&e))?
+                {
+                    return Ok(self.attr_answer(&attr));
+                }
                 let update = Update::SetAttrs(SetAttrs { inode, set, by_handle });
                 file.change_as(&cred, update).await
             }
@@ -83,6 +102,12 @@ impl MountFs {
         inode: InodeId,
         name: Bytes,
     ) -> Result<Answer, Errno> {
+        // Names that everybody may ask for, of any kind of inode.
+        let plain = name.strip_prefix(b"security.").is_some_and(|rest| !rest.is_empty())
+            || name == b"system.posix_acl_access"[..];
+        if plain && self.shared.listings.is_bare(&caller, inode, &self.shared.changes) {
+            return Err(Errno::NODATA);
+        }
         let value = self.client_of(&caller).getxattr_at(inode, name).await;
         value.map(Answer::Xattr).map_err(|e| errno(&e))
     }

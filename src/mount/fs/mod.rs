@@ -1,25 +1,30 @@
 //! The filesystem behind the kernel: each operation becomes calls of the client library.
 //!
 //! The transport calls [`MountFs::call`]. Reading order: `caller`, `convert`, `open_files`, then a family of operations a file:
-//! `names`, `attrs`, `opening`, `data`, `dirs`, `locks`; `behind` is what runs without being asked.
+//! `names`, `attrs`, `opening`, `data`, `dirs`, `locks`; `behind` is what runs without being asked. `changes`, `walks` and `listing`
+//! are what is remembered of names and attributes, and for how long.
 //!
-//! Holds: no lease is given yet, so nothing of names and attributes is kept, here or in the kernel: its times to live are
-//! zero, and each question goes to the cluster. Data follows close-to-open; the openers on this mount see each other's
+//! Holds: no lease is given yet, so each question about names and attributes goes to the cluster, with two exceptions: what one call
+//! has read answers the rest of that call (`walks`), and what a program reads of a directory with attributes it may rely on for
+//! a moment (`listing`). Data follows close-to-open; the openers on this mount see each other's
 //! writes at once. No operation outlives its deadline, save a lock that waits.
 //! Not here: permissions, which the cluster decides with the rights of the caller.
 
 mod attrs;
 mod behind;
 mod caller;
+mod changes;
 mod convert;
 mod data;
 mod dirs;
+mod listing;
 mod locks;
 mod names;
 mod open_files;
 mod opening;
 #[cfg(test)]
 mod tests;
+mod walks;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -30,12 +35,15 @@ use crate::client::Client;
 use crate::runtime;
 use crate::types::{InodeId, Name};
 
-use super::fuse::{Answer, Errno, Filesystem, Interrupt, Op, Request};
+use super::fuse::{Answer, Errno, Filesystem, Interrupt, Notifier, Op, Request};
 
+use self::changes::{Changes, Changing};
 use self::dirs::OpenDir;
+use self::listing::Listings;
 use self::open_files::{Handles, OpenFile, OpenInodes};
+use self::walks::Walks;
 
-/// What the kernel may keep of names and attributes: nothing.
+/// What the kernel may keep of names and attributes, but for those of a listing: nothing.
 const TTL: Duration = Duration::ZERO;
 
 /// After a signal that does not kill, an operation gets this long to end by itself: programs get signals all the time (timers,
@@ -55,6 +63,10 @@ pub struct FsOptions {
     pub timeout: Duration,
     /// How old written bytes become before they are sent.
     pub flush_age: Duration,
+    /// How long names and attributes may be relied on by who reads a directory with attributes; zero: not at all.
+    pub list_ttl: Duration,
+    /// The time between two requests of a thread that may belong to one call; zero: none do.
+    pub call_window: Duration,
 }
 
 /// The filesystem of one mount. Clones are the same one.
@@ -70,20 +82,32 @@ struct Shared {
     inodes: OpenInodes,
     files: Handles<OpenFile>,
     dirs: Handles<OpenDir>,
+    changes: Changes,
+    walks: Walks,
+    listings: Listings,
 }
 
 impl MountFs {
     /// Over a client that is connected with a superuser's rights.
     #[must_use]
     pub fn new(client: Client, options: FsOptions) -> Self {
+        let (walks, listings) = (Walks::new(options.call_window), Listings::new(options.list_ttl));
         let shared = Shared {
             client,
             options,
+            changes: Changes::default(),
+            walks,
+            listings,
             inodes: OpenInodes::default(),
             files: Handles::default(),
             dirs: Handles::default(),
         };
         Self { shared: Arc::new(shared) }
+    }
+
+    /// Names may be kept while a directory is listed: the kernel can be told through `notifier` when that ends.
+    pub fn keep_listings(&self, notifier: Notifier) {
+        self.shared.listings.enable(notifier);
     }
 
     /// Its client.
@@ -113,7 +137,7 @@ impl MountFs {
         let inode = self.inode(number);
         match op {
             Op::Lookup { name } => Box::pin(self.lookup(caller, inode, name)),
-            Op::Getattr { .. } => Box::pin(self.getattr(inode)),
+            Op::Getattr { .. } => Box::pin(self.getattr(caller, inode)),
             Op::Setattr(set) => Box::pin(self.setattr(caller, inode, set)),
             Op::Readlink => Box::pin(self.readlink(inode)),
             Op::Symlink { name, target } => Box::pin(self.symlink(caller, inode, name, target)),
@@ -149,7 +173,7 @@ impl MountFs {
             Op::Opendir { .. } => Box::pin(self.opendir(caller, inode)),
             Op::Readdir { handle, offset, room, plus } => Box::pin(self.readdir(handle, offset, room, plus)),
             Op::Releasedir { handle } => {
-                self.shared.dirs.remove(handle);
+                self.releasedir(handle);
                 Box::pin(std::future::ready(Ok(Answer::Done)))
             }
             // Every change of a directory is durable before it is answered.
@@ -170,9 +194,52 @@ impl MountFs {
     }
 }
 
+impl MountFs {
+    /// What a request is about to change, noted as changed when it is over.
+    fn changing(&self, request: &Request) -> Changing<'_> {
+        let inode = self.inode(request.inode);
+        let (mut inodes, mut any) = (Vec::new(), false);
+        match &request.op {
+            Op::Setattr(_)
+            | Op::Symlink { .. }
+            | Op::Mknod { .. }
+            | Op::Mkdir { .. }
+            | Op::Create { .. }
+            | Op::Tmpfile { .. }
+            | Op::Write { .. }
+            | Op::Fsync { .. }
+            | Op::Flush { .. }
+            | Op::Fallocate { .. }
+            | Op::SetXattr { .. }
+            | Op::RemoveXattr { .. } => inodes.push(inode),
+            // It may truncate.
+            Op::Open { flags, .. } if flags & opening::flag::TRUNCATE != 0 => inodes.push(inode),
+            Op::Link { target, .. } => inodes.extend([inode, self.inode(*target)]),
+            Op::Unlink { name } | Op::Rmdir { name } => {
+                inodes.push(inode);
+                let removed = self.shared.walks.last(&request.caller, inode, name);
+                any = removed.is_none();
+                inodes.extend(removed);
+            }
+            // Nobody here knows what was moved and what was replaced.
+            Op::Rename { .. } | Op::CopyFileRange { .. } => any = true,
+            _ => {}
+        }
+        Changing { changes: &self.shared.changes, inodes, any }
+    }
+}
+
 impl Filesystem for MountFs {
     async fn call(&self, request: Request, interrupt: Interrupt) -> Result<Answer, Errno> {
         let pid = request.caller.pid;
+        let _changing = self.changing(&request);
+        // Those that go on with a walk look at it; any other ends it.
+        if !matches!(
+            request.op,
+            Op::Lookup { .. } | Op::Getattr { .. } | Op::Release { .. } | Op::Releasedir { .. }
+        ) {
+            self.shared.walks.leave(&request.caller);
+        }
         if let Op::SetlkWait(call) = request.op {
             return self.setlk_wait(call, pid, interrupt).await;
         }

@@ -2,11 +2,12 @@
 
 use bytes::Bytes;
 
-use super::super::fuse::{Answer, Caller, Errno};
+use super::super::fuse::{Answer, Caller, Entry, Errno};
 use super::convert::errno;
+use super::walks::Step;
 use super::{MountFs, caller, name};
 use crate::client::Client;
-use crate::types::{Attr, FileKind, InodeId, MakeNode, Rename, RenameMode};
+use crate::types::{Attr, FileKind, InodeId, MakeNode, Rename, RenameMode, Seen};
 
 const RENAME_NOREPLACE: u32 = 1;
 const RENAME_EXCHANGE: u32 = 2;
@@ -28,15 +29,37 @@ impl MountFs {
     }
 
     pub(super) async fn lookup(&self, caller: Caller, parent: InodeId, of: Bytes) -> Result<Answer, Errno> {
-        let client = self.client_of(&caller);
         let attr = match &of[..] {
-            b"." => client.getattr(parent).await,
-            b".." if parent == self.shared.options.root => client.getattr(parent).await,
-            b".." => client.parent_of(parent).await.map(|found| found.attr),
-            _ => client.lookup(parent, &name(&of)?).await.map(|found| found.attr),
+            b"." => self.client_of(&caller).getattr(parent).await,
+            b".." if parent == self.shared.options.root => self.client_of(&caller).getattr(parent).await,
+            b".." => self.client_of(&caller).parent_of(parent).await.map(|found| found.attr),
+            _ => {
+                let step = (parent, name(&of)?);
+                let seen = self.step(&caller, &step).await?;
+                let listings = &self.shared.listings;
+                let entry_ttl = listings.keep_step(&caller, &step, &seen, self.number(parent));
+                let entry = self.entry(&self.with_own_writes(seen.attr).await?);
+                return Ok(Answer::Entry(Entry { entry_ttl, ..entry }));
+            }
         };
         let attr = attr.map_err(|e| errno(&e))?;
         Ok(Answer::Entry(self.entry(&self.with_own_writes(attr).await?)))
+    }
+
+    /// What is under a name: read ahead by the call that asks, or asked for, together with what it may want next.
+    async fn step(&self, caller: &Caller, step: &Step) -> Result<Seen, Errno> {
+        let (walks, changes) = (&self.shared.walks, &self.shared.changes);
+        if let Some(seen) = walks.take(caller, step, changes) {
+            return Ok(seen);
+        }
+        let plan = walks.plan(caller, step.clone(), changes);
+        match self.client_of(caller).steps_at(step.0, plan.names()).await {
+            Ok(steps) => walks.found(caller, plan, steps).ok_or(Errno::IO),
+            Err(e) => {
+                walks.leave(caller);
+                Err(errno(&e))
+            }
+        }
     }
 
     /// Attributes that a question by name has brought, with what this mount has written and not published.

@@ -17,8 +17,13 @@ fn root() -> Caller {
 }
 
 async fn mounted(fake: &Fake) -> MountFs {
-    let options =
-        FsOptions { root: ROOT_INODE, timeout: Duration::from_secs(10), flush_age: Duration::from_secs(5) };
+    let options = FsOptions {
+        root: ROOT_INODE,
+        timeout: Duration::from_secs(10),
+        flush_age: Duration::from_secs(5),
+        list_ttl: Duration::ZERO,
+        call_window: Duration::ZERO,
+    };
     MountFs::new(fake.client().await, options)
 }
 

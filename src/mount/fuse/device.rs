@@ -99,6 +99,11 @@ impl Device {
                 let head = abi::InvalEntryOut { parent: *parent, name_len: name_len(name)?, flags: 0 };
                 self.write(0, notify::INVAL_ENTRY, [head.as_bytes(), name, b"\0"].into_iter())
             }
+            Notification::Expired { parent, name } => {
+                let flags = notify::EXPIRE_ONLY;
+                let head = abi::InvalEntryOut { parent: *parent, name_len: name_len(name)?, flags };
+                self.write(0, notify::INVAL_ENTRY, [head.as_bytes(), name, b"\0"].into_iter())
+            }
             Notification::Deleted { parent, inode, name } => {
                 let name_len = name_len(name)?;
                 let head = abi::DeleteOut { parent: *parent, child: *inode, name_len, padding: 0 };

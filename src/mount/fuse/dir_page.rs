@@ -74,7 +74,9 @@ impl DirPage {
         self.bytes
     }
 
-    fn fits(&self, name: &[u8]) -> bool {
+    /// True if there is room for an entry of this name.
+    #[must_use]
+    pub fn fits(&self, name: &[u8]) -> bool {
         let head = if self.plus { size_of::<abi::EntryOut>() } else { 0 };
         let len = head + size_of::<abi::Dirent>() + name.len().next_multiple_of(8);
         self.bytes.len() + len <= self.room

@@ -18,6 +18,7 @@ const PAGE: u32 = 4096;
 /// - setuid and setgid are cleared here: the kernel says when, instead of asking for an attribute before each write;
 /// - cached pages go when size or mtime changed; a page of a directory brings attributes where they were used;
 /// - shared mappings also of files opened around the cache;
+/// - a name that the kernel keeps can be made to be asked for again, and nothing below it is taken apart;
 /// - `.` and `..` can be looked up (NFS export).
 const WANTED: u64 = cap::ASYNC_READ
     | cap::POSIX_LOCKS
@@ -37,6 +38,7 @@ const WANTED: u64 = cap::ASYNC_READ
     | cap::SETXATTR_EXT
     | cap::INIT_EXT
     | cap::CREATE_SUPP_GROUP
+    | cap::HAS_EXPIRE_ONLY
     | cap::DIRECT_IO_ALLOW_MMAP;
 
 /// What follows from a request to INIT.

@@ -33,7 +33,7 @@ pub use answer::{Answer, Attr, DirPage, Entry, OpenFlags, Opened, Statfs};
 pub use filesystem::{Errno, Filesystem};
 pub use interrupt::Interrupt;
 pub use mountpoint::{FS_TYPE, MountError};
-pub use notify::{Notification, Notifier};
+pub use notify::{Notification, Notifier, QUEUE_MAX};
 pub use op::{Caller, Lock, LockCall, LockKind, Op, Request, Seek, SetAttr, XattrMode};
 pub use options::{Negotiated, Options, Transport};
 pub use session::Mount;

@@ -30,7 +30,15 @@ pub enum Notification {
         /// The name.
         name: Bytes,
     },
-    /// The same for a name that was removed; whoever watches the directory hears of it.
+    /// The same, but nothing of the name is taken apart: at its next use the kernel asks for it again. Only where it was agreed
+    /// on (`HAS_EXPIRE_ONLY`, Linux 6.2 and newer).
+    Expired {
+        /// The directory.
+        parent: u64,
+        /// The name.
+        name: Bytes,
+    },
+    /// As `Entry` for a name that was removed; whoever watches the directory hears of it.
     Deleted {
         /// The directory.
         parent: u64,
@@ -75,6 +83,16 @@ impl Notifier {
         true
     }
 
+    /// Queues many at once, as far as there is room: the rest is lost, and so are those for a mount that is gone.
+    pub fn send_all(&self, notifications: impl IntoIterator<Item = Notification>) {
+        let mut state = self.queue.state.lock();
+        if !state.closed {
+            let room = QUEUE_MAX.saturating_sub(state.waiting.len());
+            state.waiting.extend(notifications.into_iter().take(room));
+            self.queue.changed.notify_one();
+        }
+    }
+
     /// The next one, for the thread that writes them; waits for it. `None` once closed.
     pub fn next(&self) -> Option<Notification> {
         let mut state = self.queue.state.lock();
@@ -87,6 +105,12 @@ impl Notifier {
             }
             self.queue.changed.wait(&mut state);
         }
+    }
+
+    /// The next one, if one waits.
+    #[cfg(test)]
+    pub fn try_next(&self) -> Option<Notification> {
+        self.queue.state.lock().waiting.pop_front()
     }
 
     /// The mount is gone: what waits is dropped.

@@ -115,3 +115,11 @@ pub struct Negotiated {
     /// Capabilities in use, as bits of `fuse.h`.
     pub capabilities: u64,
 }
+
+impl Negotiated {
+    /// True if the kernel can be told to ask for a name again ([`super::Notification::Expired`]).
+    #[must_use]
+    pub const fn expires_names(&self) -> bool {
+        self.capabilities & super::abi::cap::HAS_EXPIRE_ONLY != 0
+    }
+}
