@@ -8,6 +8,7 @@ use rustix::fs::{FlockOperation, fcntl_lock};
 
 use crate::common::{Cluster, until};
 use crate::mounts::{Mount, blocking, possible};
+use crate::record_lock::{Family, Want, set};
 
 /// Waiters on each of two mounts.
 const WAITERS: usize = 100;
@@ -27,6 +28,34 @@ async fn waiting(cluster: &Cluster, mount: &Mount, count: usize) {
     until(&format!("{count} to wait"), async || match in_flight(cluster, mount) {
         now if now == count => Ok(()),
         now => Err(format!("{now} requests in flight")),
+    })
+    .await;
+}
+
+/// The kernel tells of a closed file after `close(2)` has returned: what it had locked is free all the same, for the next call.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lock_of_a_closed_file_is_free() {
+    if !possible() {
+        return;
+    }
+    let cluster = Cluster::start(3, 3).await;
+    let mount = Mount::start(&cluster, "mount", &[]).await;
+    let path = mount.path("lock");
+    fs::write(&path, b"").unwrap();
+    blocking(move || {
+        for turn in 0..60 {
+            let (first, second) = (open(&path), open(&path));
+            if turn % 2 == 0 {
+                first.lock().unwrap();
+                drop(first);
+                second.try_lock().unwrap_or_else(|e| panic!("turn {turn}: {e}"));
+            } else {
+                set(&first, Family::OpenFile, Want::Write, &(0..10)).unwrap();
+                drop(first);
+                let got = set(&second, Family::OpenFile, Want::Write, &(0..10));
+                got.unwrap_or_else(|e| panic!("turn {turn}: {e}"));
+            }
+        }
     })
     .await;
 }

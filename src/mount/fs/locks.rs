@@ -4,17 +4,58 @@
 //! Holds: what a process has locked ends with its first close of the file, what an open file has locked ends with the
 //! open file, everything with the mount's session. What was written under a lock is published before the lock is given back.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
+
+use tokio::sync::{RwLock, RwLockReadGuard};
 
 use super::super::fuse::{Answer, Errno, Interrupt, Lock as KernelLock, LockCall, LockKind as KernelKind};
 use super::convert::errno;
 use super::open_files::OpenFile;
 use super::{MountFs, caller};
 use crate::runtime;
-use crate::types::{Lock, LockKind, LockOwner, LockRange, Unlock};
+use crate::types::{FsError, Lock, LockKind, LockOwner, LockRange, Unlock};
 
 /// How long a wait that a signal ended asks the cluster to take it back: programs expect EINTR of such a call, and soon.
 const CANCEL_GRACE: Duration = Duration::from_secs(1);
+
+/// Open files that are being given back, with what is locked by them. The kernel tells of the last close of an open file after
+/// `close(2)` has returned, so a program may ask for such a lock before it is free.
+#[derive(Debug, Default)]
+pub(super) struct Endings {
+    /// Held for reading by each.
+    running: RwLock<()>,
+    count: AtomicU64,
+}
+
+/// One of them.
+pub(super) struct Ending<'e> {
+    endings: &'e Endings,
+    _running: RwLockReadGuard<'e, ()>,
+}
+
+impl Drop for Ending<'_> {
+    fn drop(&mut self) {
+        self.endings.count.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+impl Endings {
+    pub(super) async fn begin(&self) -> Ending<'_> {
+        Ending { endings: self, _running: self.running.read().await }
+    }
+
+    /// How many have ended.
+    fn count(&self) -> u64 {
+        self.count.load(Ordering::Relaxed)
+    }
+
+    /// Waits for those that have begun; true if any ended since there were `count`.
+    async fn any_since(&self, count: u64) -> bool {
+        drop(self.running.write().await);
+        self.count() != count
+    }
+}
 
 /// The owner of record locks. (An OFD lock comes as one of an owner who never closes: the open file itself.)
 fn record_owner(id: u64) -> LockOwner {
@@ -72,7 +113,16 @@ impl MountFs {
             client.unlock(Unlock { inode: open.file.inode(), owner: owner(&call), range: range(&call) }).await
         } else {
             note(&open, &call);
-            client.lock(wanted(&open, &call, false)).await
+            let since = self.shared.endings.count();
+            match client.lock(wanted(&open, &call, false)).await {
+                // What was in the way may be of an open file whose close has returned already.
+                Err(e)
+                    if e.fs() == Some(FsError::WouldBlock) && self.shared.endings.any_since(since).await =>
+                {
+                    client.lock(wanted(&open, &call, false)).await
+                }
+                other => other,
+            }
         };
         done.map(|()| Answer::Done).map_err(|e| errno(&e))
     }

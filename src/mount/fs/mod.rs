@@ -40,6 +40,7 @@ use super::fuse::{Answer, Errno, Filesystem, Interrupt, Notifier, Op, Request};
 use self::changes::{Changes, Changing};
 use self::dirs::OpenDir;
 use self::listing::Listings;
+use self::locks::Endings;
 use self::open_files::{Handles, OpenFile, OpenInodes};
 use self::walks::Walks;
 
@@ -81,6 +82,7 @@ struct Shared {
     options: FsOptions,
     inodes: OpenInodes,
     files: Handles<OpenFile>,
+    endings: Endings,
     dirs: Handles<OpenDir>,
     changes: Changes,
     walks: Walks,
@@ -100,6 +102,7 @@ impl MountFs {
             listings,
             inodes: OpenInodes::default(),
             files: Handles::default(),
+            endings: Endings::default(),
             dirs: Handles::default(),
         };
         Self { shared: Arc::new(shared) }

@@ -195,6 +195,7 @@ impl MountFs {
 
     pub(super) async fn release(&self, handle: u64, flock_owner: Option<u64>) -> Result<Answer, Errno> {
         if let Some(open) = self.shared.files.remove(handle) {
+            let _ending = self.shared.endings.begin().await;
             self.close(open.file.inode());
             self.unlock_all(&open, flock_owner).await;
         }
