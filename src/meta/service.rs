@@ -378,7 +378,7 @@ impl Service {
                             return codec::decode(&reply)
                                 .map_err(|e| RpcError::Internal { reason: e.to_string() });
                         }
-                        Err(e) => e,
+                        Err(e) => self.of_leader(e),
                     }
                 }
                 None => RpcError::NoLeader,
@@ -388,6 +388,18 @@ impl Service {
             }
             tracing::debug!(error = %failed, "the leader did not answer: looking for the next");
             runtime::sleep(LEADER_POLL).await;
+        }
+    }
+
+    /// An error of the one that was taken for the leader. That a stranger answers at its address is between us and him: the
+    /// caller belongs here, and waits for the next leader. (A caller that belongs elsewhere is named by the error itself.)
+    fn of_leader(&self, error: RpcError) -> RpcError {
+        match error {
+            RpcError::WrongCluster { caller, .. } if self.cluster() == Some(caller) => {
+                tracing::warn!(%error, "not the leader answers at its address");
+                RpcError::NoLeader
+            }
+            other => other,
         }
     }
 

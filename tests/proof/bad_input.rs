@@ -402,10 +402,10 @@ async fn a_metadata_server_of_another_cluster_is_kept_out() {
     let mut cluster = Cluster::start(3, 0).await;
     let old = cluster.cluster_status().await.unwrap().cluster;
     cluster.stop_all().await;
-    let aside = cluster.root().join("aside");
-    std::fs::rename(&cluster.nodes[0].dir, &aside).unwrap();
-    for i in [1, 2] {
-        cluster.nodes[i].wipe();
+    let root = cluster.root().to_owned();
+    let aside = |node: usize| root.join(format!("aside-{node}"));
+    for (i, node) in cluster.nodes.iter().enumerate() {
+        std::fs::rename(&node.dir, aside(i)).unwrap();
     }
     cluster.start_all();
     cluster.ready().await;
@@ -413,11 +413,13 @@ async fn a_metadata_server_of_another_cluster_is_kept_out() {
     assert_ne!(old, new);
     let load = Load::creators(&cluster, "/load", 4).await;
     load.progress(10).await;
-    cluster.nodes[0].kill();
-    cluster.nodes[0].wipe();
-    std::fs::rename(&aside, &cluster.nodes[0].dir).unwrap();
-    cluster.nodes[0].start();
-    let stranger = &mut cluster.nodes[0];
+    // The leader: for a moment the others pass calls on to whoever answers at its address.
+    let leader = cluster.leader().await;
+    let stranger = &mut cluster.nodes[leader];
+    stranger.kill();
+    stranger.wipe();
+    std::fs::rename(aside(leader), &stranger.dir).unwrap();
+    stranger.start();
     until("the stranger to say what is wrong", async || {
         let ended = stranger.ended().is_some();
         let text = stranger.log_text();
@@ -429,11 +431,12 @@ async fn a_metadata_server_of_another_cluster_is_kept_out() {
     })
     .await;
     load.progress(20).await;
-    if cluster.nodes[0].is_started() {
-        cluster.nodes[0].kill();
+    let stranger = &mut cluster.nodes[leader];
+    if stranger.is_started() {
+        stranger.kill();
     }
-    cluster.nodes[0].wipe();
-    cluster.nodes[0].start();
+    stranger.wipe();
+    stranger.start();
     cluster.ready().await;
     load.finish(&cluster).await.assert_clean("load beside the stranger");
     cluster.same_state().await;
