@@ -65,12 +65,10 @@ enum Step {
 
 /// Decides from the error, the attempts made so far (at least 1), the servers there are and `jitter` (0 to 1023).
 fn next(error: &RpcError, attempts: u32, server_count: u32, jitter: u32) -> Step {
-    let round = attempts / server_count.max(1);
-    // One server with the disk of another cluster is no reason to give up; all of them are.
-    let is_stranger = matches!(error, RpcError::WrongCluster { .. }) && round == 0;
-    if error.retry() == RetryClass::Never && !is_stranger {
+    if error.retry() == RetryClass::Never {
         return Step::GiveUp;
     }
+    let round = attempts / server_count.max(1);
     let busy = matches!(error, RpcError::Busy { .. });
     if round == 0 && !busy {
         return Step::Again(Duration::ZERO);
@@ -177,7 +175,6 @@ pub(super) fn blames_server(error: &RpcError) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::types::ClusterId;
 
     #[test]
     fn other_servers_are_asked_at_once_and_then_with_growing_pauses() {
@@ -198,15 +195,6 @@ mod tests {
     fn what_no_resend_mends_is_not_resent() {
         let error = RpcError::Refused { reason: String::new() };
         assert_eq!(next(&error, 1, 3, 0), Step::GiveUp);
-    }
-
-    #[test]
-    fn a_server_of_another_cluster_is_left_for_the_others() {
-        let error = RpcError::WrongCluster { caller: ClusterId(1), server: ClusterId(2) };
-        assert_eq!(next(&error, 1, 3, 0), Step::Again(Duration::ZERO));
-        assert_eq!(next(&error, 2, 3, 0), Step::Again(Duration::ZERO));
-        assert_eq!(next(&error, 3, 3, 0), Step::GiveUp, "all say so");
-        assert_eq!(next(&error, 1, 1, 0), Step::GiveUp);
     }
 
     #[test]
