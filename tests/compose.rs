@@ -12,10 +12,11 @@
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
+use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Condvar, Mutex};
+use std::sync::{Arc, Condvar, LazyLock, Mutex};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
@@ -24,12 +25,70 @@ use serde_json::Value;
 const PATIENCE: Duration = Duration::from_secs(180);
 const NODES: [&str; 6] = ["meta-1", "meta-2", "meta-3", "data-1", "data-2", "data-3"];
 
+/// Tells what happens, past the harness: what it keeps back is lost when a run that hangs is killed.
+fn tell(what: &str) {
+    static BEGAN: LazyLock<Instant> = LazyLock::new(Instant::now);
+    let _ = writeln!(std::io::stderr(), "{:7.1} s  {what}", BEGAN.elapsed().as_secs_f64());
+}
+
+/// Runs `command` with `input` to its end. One that takes longer than anything here may is killed, and that is a failure
+/// which tells what the command had said.
+fn bounded(command: &mut Command, input: &[u8]) -> Output {
+    let shown = format!("{:?} {:?}", command.get_program(), command.get_args().collect::<Vec<_>>());
+    let mut child = command
+        .process_group(0)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap_or_else(|e| panic!("{shown}: {e}"));
+    let mut stdin = child.stdin.take().unwrap();
+    let (stdout, stderr) = (child.stdout.take().unwrap(), child.stderr.take().unwrap());
+    let until = Instant::now() + 2 * PATIENCE;
+    std::thread::scope(|scope| {
+        scope.spawn(move || {
+            // A command that failed has closed its end; its exit code tells.
+            let _ = stdin.write_all(input);
+        });
+        let stdout = scope.spawn(move || read_all(stdout));
+        let stderr = scope.spawn(move || read_all(stderr));
+        let status = loop {
+            match child.try_wait().unwrap() {
+                Some(status) => break Some(status),
+                None if Instant::now() > until => {
+                    // All of its group: a plug-in of docker's would hold the pipes open.
+                    let group = rustix::process::Pid::from_child(&child);
+                    rustix::process::kill_process_group(group, rustix::process::Signal::KILL).unwrap();
+                    child.wait().unwrap();
+                    break None;
+                }
+                None => std::thread::sleep(Duration::from_millis(5)),
+            }
+        };
+        let (stdout, stderr) = (stdout.join().unwrap(), stderr.join().unwrap());
+        let Some(status) = status else {
+            let containers = Command::new("docker").args(["ps", "-a"]).output().map(|o| o.stdout);
+            let story = format!(
+                "{shown} did not end; it said:\n{}\n{}\n{}",
+                String::from_utf8_lossy(&stdout),
+                String::from_utf8_lossy(&stderr),
+                String::from_utf8_lossy(&containers.unwrap_or_default())
+            );
+            tell(&story);
+            panic!("{story}");
+        };
+        Output { status, stdout, stderr }
+    })
+}
+
+fn read_all(mut from: impl Read) -> Vec<u8> {
+    let mut all = Vec::new();
+    from.read_to_end(&mut all).unwrap();
+    all
+}
+
 fn run(program: &str, args: &[&str]) -> Output {
-    Command::new(program)
-        .args(args)
-        .stdin(Stdio::null())
-        .output()
-        .unwrap_or_else(|e| panic!("{program}: {e}"))
+    bounded(Command::new(program).args(args), b"")
 }
 
 fn done(program: &str, args: &[&str]) -> String {
@@ -83,6 +142,7 @@ impl Project {
         let ports = NODES.iter().zip(&held).map(|(n, l)| (*n, l.local_addr().unwrap().port())).collect();
         drop(held);
         let project = Self { compose, name, image, own_image, ports };
+        tell("bringing it up");
         project.compose(&["up", "-d"]);
         project
     }
@@ -96,11 +156,11 @@ impl Project {
         let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("docker-compose.yml");
         let mut command = Command::new(self.compose[0]);
         command.args(&self.compose[1..]).arg("-p").arg(&self.name).arg("-f").arg(file).args(args);
-        command.env("POHMELFS_IMAGE", &self.image).stdin(Stdio::null());
+        command.env("POHMELFS_IMAGE", &self.image);
         for (node, port) in &self.ports {
             command.env(format!("POHMELFS_{}_HTTP", node.to_uppercase().replace('-', "_")), port.to_string());
         }
-        command.output().unwrap()
+        bounded(&mut command, b"")
     }
 
     fn container(&self, node: &str) -> String {
@@ -171,21 +231,7 @@ impl Project {
         let mut all = vec!["run", "--rm", "-i", "--network", &network, &self.image];
         all.extend(["--cluster", "meta-1:7000,meta-2:7000,meta-3:7000"]);
         all.extend(args);
-        let mut child = Command::new("docker")
-            .args(all)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let mut stdin = child.stdin.take().unwrap();
-        std::thread::scope(|scope| {
-            scope.spawn(move || {
-                // A tool that failed has closed its end; its exit code tells.
-                let _ = stdin.write_all(input);
-            });
-            child.wait_with_output().unwrap()
-        })
+        bounded(Command::new("docker").args(all), input)
     }
 }
 
@@ -292,6 +338,7 @@ fn compose_cluster_survives_kill_pause_and_disconnect_under_load() {
 /// One fault after the other, each under load, each healed before the next.
 fn faults(project: &Project, progress: &(Mutex<Progress>, Condvar)) {
     let go_on = |what: &str| {
+        tell(what);
         let (state, changed) = progress;
         let state = state.lock().unwrap();
         let goal = state.acknowledged.len() + 3;

@@ -227,7 +227,16 @@ fn tool(
 ) -> Result<ExitCode, Failure> {
     logging::start(global, "warn").map_err(Failure::usage)?;
     logging::raise_file_limit();
-    runtime(global)?.block_on(command)
+    run_to_end(runtime(global)?, command)
+}
+
+/// Runs a command, and waits for nothing that it has not waited for itself.
+fn run_to_end<T>(runtime: tokio::runtime::Runtime, command: impl Future<Output = T>) -> T {
+    let result = runtime.block_on(command);
+    // A thread that still reads standard input may wait for a person who types, and must not keep a command that has failed
+    // from saying so.
+    runtime.shutdown_background();
+    result
 }
 
 fn runtime(global: &Global) -> Result<tokio::runtime::Runtime, Failure> {
@@ -250,6 +259,23 @@ mod tests {
     #[test]
     fn the_command_line_is_sound() {
         Cli::command().debug_assert();
+    }
+
+    /// A `put` of standard input that failed ended only when its input did.
+    #[test]
+    fn a_command_that_has_ended_waits_for_no_read() {
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).build().unwrap();
+        let (input, output) = std::sync::mpsc::channel::<()>();
+        let (begun, reading) = tokio::sync::oneshot::channel();
+        let failed = run_to_end(runtime, async {
+            drop(tokio::task::spawn_blocking(move || {
+                let _ = begun.send(());
+                output.recv()
+            }));
+            reading.await
+        });
+        assert_eq!(failed, Ok(()));
+        drop(input);
     }
 
     #[test]
