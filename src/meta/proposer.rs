@@ -1,8 +1,8 @@
 //! The leader's queue of operations on their way into the log.
 //!
 //! `service` and `worker` submit; one task prepares what has queued up as one entry and keeps several entries in flight.
-//! So many callers share one fsync, and one caller waits for nobody: an entry leaves as soon as there is something to
-//! propose and a place in flight. Holds: operations enter the log in the order they were submitted.
+//! So many callers share one fsync, and one caller waits for nobody: an entry leaves at once when nothing is on its way, and
+//! beside others as soon as it carries as much as they do. Holds: operations enter the log in the order they were submitted.
 //! Not here: finding the leader (`service`), resending (clients do, with the same request id).
 
 use std::sync::Arc;
@@ -27,8 +27,7 @@ const QUEUE_MAX: usize = 8192;
 const ENTRY_OPS_MAX: usize = 512;
 /// Bytes in one entry at most, roughly: followers must fsync it within a heartbeat or two.
 const ENTRY_BYTES_MAX: usize = 512 << 10;
-/// Entries in flight. Two keep the disk busy while the network works, the rest absorbs jitter; more would only make
-/// entries smaller.
+/// Entries in flight. Two keep the disk busy while the network works, the rest absorbs a burst.
 const IN_FLIGHT_MAX: usize = 4;
 
 struct Item {
@@ -96,29 +95,47 @@ type Waiters = Vec<oneshot::Sender<Result<Reply, RpcError>>>;
 async fn run(consensus: Consensus, mut items: mpsc::Receiver<Item>, counts: Arc<Counts>) {
     let mut prepare = Prepare::default();
     let mut in_flight = FuturesUnordered::new();
+    let mut ops_in_flight = 0;
     let mut queued: Vec<Item> = Vec::with_capacity(ENTRY_OPS_MAX);
     loop {
+        let room = ENTRY_OPS_MAX - queued.len();
         tokio::select! {
             biased;
             // Both branches are safe to drop: a received item is in `queued` at once, a future stays in its set.
-            Some((outcome, waiters)) = in_flight.next(), if !in_flight.is_empty() => settle(outcome, waiters),
-            count = items.recv_many(&mut queued, ENTRY_OPS_MAX), if in_flight.len() < IN_FLIGHT_MAX => {
+            Some((outcome, waiters)) = in_flight.next(), if !in_flight.is_empty() => {
+                let waiters: Waiters = waiters;
+                ops_in_flight -= waiters.len();
+                settle(outcome, waiters);
+            }
+            count = items.recv_many(&mut queued, room), if room > 0 => {
                 if count == 0 {
                     return;
                 }
-                let mut rest = queued.drain(..).peekable();
-                while rest.peek().is_some() {
-                    let (commands, waiters) = fill(&mut prepare, &mut rest);
-                    counts.ops.fetch_add(waiters.len() as u64, Ordering::Relaxed);
-                    counts.entries.fetch_add(1, Ordering::Relaxed);
-                    match codec::encode(&commands) {
-                        Ok(bytes) => in_flight.push(propose(consensus.clone(), Bytes::from(bytes), waiters)),
-                        Err(e) => refuse(waiters, &e),
-                    }
+            }
+        }
+        if !leaves(queued.len(), in_flight.len(), ops_in_flight) {
+            continue;
+        }
+        let mut rest = queued.drain(..).peekable();
+        while rest.peek().is_some() {
+            let (commands, waiters) = fill(&mut prepare, &mut rest);
+            counts.ops.fetch_add(waiters.len() as u64, Ordering::Relaxed);
+            counts.entries.fetch_add(1, Ordering::Relaxed);
+            match codec::encode(&commands) {
+                Ok(bytes) => {
+                    ops_in_flight += waiters.len();
+                    in_flight.push(propose(consensus.clone(), Bytes::from(bytes), waiters));
                 }
+                Err(e) => refuse(waiters, &e),
             }
         }
     }
+}
+
+/// Whether what has queued up leaves now, as one entry. At once when nothing is on its way; else when at least as much has
+/// queued as is: callers that come again and again then share two entries that take turns, and not many small ones.
+fn leaves(queued: usize, entries_in_flight: usize, ops_in_flight: usize) -> bool {
+    queued > 0 && entries_in_flight < IN_FLIGHT_MAX && queued >= ops_in_flight.min(ENTRY_OPS_MAX)
 }
 
 /// Takes operations until an entry is full.
@@ -187,5 +204,20 @@ fn refuse(waiters: Waiters, error: &codec::CodecError) {
 fn answer_all(waiters: Waiters, error: &RpcError) {
     for waiter in waiters {
         let _ = waiter.send(Err(error.clone()));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_entry_leaves_alone_at_once_and_beside_others_when_it_is_worth_it() {
+        assert!(!leaves(0, 0, 0), "nothing to propose");
+        assert!(leaves(1, 0, 0), "one caller waits for nobody");
+        assert!(leaves(1, 1, 1) && leaves(8, 1, 8));
+        assert!(!leaves(7, 1, 8), "more gathers meanwhile");
+        assert!(leaves(ENTRY_OPS_MAX, 2, 2 * ENTRY_OPS_MAX), "a full one has nothing to wait for");
+        assert!(!leaves(ENTRY_OPS_MAX, IN_FLIGHT_MAX, 1));
     }
 }
