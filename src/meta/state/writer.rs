@@ -18,8 +18,8 @@ use super::record::Stamp;
 use crate::namespace::ChangeSet;
 use crate::runtime::{self, Instant};
 
-/// Records in one batch, unless a single set has more. 256 puts keep sled's lock, and a processor, for some 0.8 ms
-/// (benches/view.rs); four times as many showed in the slowest percent of lookups of a small machine.
+/// Records in one batch, unless a single set has more. 1024 puts keep sled's lock, and a processor, for some 3 ms
+/// (benches/view.rs); a quarter of them gives both back sooner at the same cost a record.
 const BATCH_RECORDS: usize = 256;
 /// Change sets merged into one batch at most: bounds the time that merging takes when they all change the same records.
 const BATCH_SETS: usize = 512;
