@@ -118,6 +118,12 @@ fn show(report: &Report, args: &CheckArgs) -> Result<(), Failure> {
         report.blocks_lost,
         report.problem_count
     )?;
+    if !args.deep {
+        writeln!(
+            out,
+            "only lengths and recorded checksums were compared: `pohmelfs check --deep` reads every byte"
+        )?;
+    }
     out.end()
 }
 
