@@ -86,7 +86,8 @@ impl Beside {
             return Tried::default();
         };
         let left = deadline.saturating_duration_since(runtime::now()).min(ATTEMPT_TIMEOUT);
-        let asked = majority.asked.channel().call(kind::META, meta, Bytes::new(), left);
+        let channel = majority.asked.channel();
+        let asked = channel.call(kind::META, meta, Bytes::new(), left);
         let witnesses = try_join_all(majority.witnesses.iter().map(|(node, server)| witness(*node, server)));
         let (reply, ends) = join(asked, witnesses).await;
         let mut tried = Tried::default();

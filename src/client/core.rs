@@ -11,7 +11,7 @@ use std::time::Duration;
 use parking_lot::RwLock;
 use tokio::sync::{Notify, Semaphore, mpsc};
 
-use crate::runtime::{self, Instant, Tasks};
+use crate::runtime::{self, Handle, Instant, Tasks};
 use crate::types::{
     ClusterMap, Cred, Epoch, FsError, OpenSession, Query, QueryReply, RequestId, SessionId, Update,
     UpdateReply, codec,
@@ -37,6 +37,8 @@ const UNSETTLED_PAUSE: Duration = Duration::from_millis(500);
 /// Shared state of a client.
 pub(super) struct Core {
     pub(super) options: ClientOptions,
+    /// The runtime that the client was made in: calls may come from others.
+    home: Handle,
     pub(super) servers: MetaServers,
     beside: Beside,
     pub(super) data: DataServers,
@@ -79,6 +81,7 @@ impl Core {
     ) -> Self {
         let budget = Arc::new(Semaphore::new(super::budget::units(options.memory_max)));
         Self {
+            home: Handle::current(),
             servers,
             beside: Beside::default(),
             data: DataServers::new(options.label.clone()),
@@ -363,8 +366,11 @@ impl Core {
                     *known = map.clone();
                     self.epoch.store(map.epoch.0, Ordering::Relaxed);
                 }
+                let _home = self.home.enter();
                 self.servers.learn(&map);
                 self.data.learn(&map);
+                // Servers that were not known before are to be spoken with.
+                self.probe_wanted.notify_one();
                 tracing::debug!(epoch = map.epoch.0, "cluster map");
                 Ok(map)
             }

@@ -12,7 +12,7 @@ use bytes::Bytes;
 use parking_lot::RwLock;
 
 use crate::net::{Channel, ChannelOptions};
-use crate::runtime::{self, Rounds};
+use crate::runtime::{self, Rounds, RuntimeId, current_runtime};
 use crate::types::{ClusterId, ClusterMap, InodeId, LogIndex, NodeAddress, NodeId, codec};
 use crate::wire::message::{MetaReply, MetaRequest, kind};
 use crate::wire::{Class, Hello, Role, RpcError};
@@ -25,27 +25,85 @@ const ACCEPTED_ROUNDS_MAX: usize = 2;
 /// silent one costs a reader less than it would notice.
 const ACCEPTED_PATIENCE: Duration = Duration::from_millis(200);
 
+/// What the tasks of one runtime share of a server: the thread that waits for an answer also reads it from its socket, and no
+/// other thread is woken for it.
+struct Line {
+    runtime: RuntimeId,
+    channels: Vec<Channel>,
+    turn: AtomicUsize,
+    accepted: Rounds<Result<(NodeId, LogIndex), RpcError>>,
+}
+
+impl Line {
+    /// Of the runtime that this is called in.
+    fn new(address: &NodeAddress, hello: &Hello, channel_count: usize) -> Self {
+        let open =
+            |_| Channel::new(address.clone(), hello.clone(), Class::Metadata, ChannelOptions::default());
+        Self {
+            runtime: current_runtime(),
+            channels: (0..channel_count.max(1)).map(open).collect(),
+            turn: AtomicUsize::new(0),
+            accepted: Rounds::new(ACCEPTED_ROUNDS_MAX),
+        }
+    }
+
+    /// The connection whose turn it is.
+    fn channel(&self) -> Channel {
+        let turn = if self.channels.len() == 1 { 0 } else { self.turn.fetch_add(1, Ordering::Relaxed) };
+        self.channels[turn % self.channels.len()].clone()
+    }
+}
+
 /// One metadata server.
 pub(super) struct MetaServer {
     address: NodeAddress,
-    channels: Vec<Channel>,
-    turn: AtomicUsize,
+    hello: Hello,
+    /// Of the runtime that the client was made in.
+    home: Arc<Line>,
+    /// Of other runtimes that calls came from.
+    others: RwLock<Vec<Arc<Line>>>,
     suspect: AtomicBool,
-    accepted: Rounds<Result<(NodeId, LogIndex), RpcError>>,
 }
 
 impl MetaServer {
     fn new(address: NodeAddress, hello: &Hello, channel_count: usize) -> Self {
-        let open =
-            |_| Channel::new(address.clone(), hello.clone(), Class::Metadata, ChannelOptions::default());
-        let channels = (0..channel_count.max(1)).map(open).collect();
         Self {
+            home: Arc::new(Line::new(&address, hello, channel_count)),
+            others: RwLock::default(),
+            hello: hello.clone(),
             address,
-            channels,
-            turn: AtomicUsize::new(0),
             suspect: AtomicBool::new(false),
-            accepted: Rounds::new(ACCEPTED_ROUNDS_MAX),
         }
+    }
+
+    /// Runtimes that have connections to it.
+    #[cfg(test)]
+    pub(super) fn line_count(&self) -> usize {
+        1 + self.others.read().len()
+    }
+
+    /// That of the runtime that this is called in.
+    fn line(&self) -> Arc<Line> {
+        let runtime = current_runtime();
+        if self.home.runtime == runtime {
+            return self.home.clone();
+        }
+        let of_this =
+            |line: &&Arc<Line>| line.runtime == runtime && line.channels.iter().all(Channel::is_kept);
+        if let Some(line) = self.others.read().iter().find(of_this) {
+            return line.clone();
+        }
+        // Only this runtime's tasks make one for it. Those of runtimes that have ended are of no use to anybody.
+        let mut others = self.others.write();
+        if let Some(line) = others.iter().find(of_this) {
+            return line.clone();
+        }
+        others.retain(|line| line.channels.iter().all(Channel::is_kept));
+        let mut hello = self.hello.clone();
+        hello.cluster = hello.cluster.or(self.home.channels.iter().find_map(Channel::peer_cluster));
+        let line = Arc::new(Line::new(&self.address, &hello, 1));
+        others.push(line.clone());
+        line
     }
 
     /// Where it answers.
@@ -53,15 +111,19 @@ impl MetaServer {
         &self.address
     }
 
-    /// The connection whose turn it is.
-    pub(super) fn channel(&self) -> &Channel {
-        let turn = if self.channels.len() == 1 { 0 } else { self.turn.fetch_add(1, Ordering::Relaxed) };
-        &self.channels[turn % self.channels.len()]
+    /// The connection whose turn it is, of those that the runtime has that this is called in.
+    pub(super) fn channel(&self) -> Channel {
+        self.line().channel()
     }
 
     /// Its last exchange failed, and no probe has succeeded since.
     pub(super) fn is_suspect(&self) -> bool {
         self.suspect.load(Ordering::Relaxed)
+    }
+
+    /// Its last exchange failed, or nobody has spoken with it yet.
+    pub(super) fn is_to_be_probed(&self) -> bool {
+        self.is_suspect() || self.node().is_none()
     }
 
     /// Notes that it answered.
@@ -88,7 +150,7 @@ impl MetaServer {
             let server = server.clone();
             async move { server.ask_accepted().await }
         };
-        self.accepted.join(ask).await
+        self.line().accepted.join(ask).await
     }
 
     async fn ask_accepted(&self) -> Result<(NodeId, LogIndex), RpcError> {
@@ -107,12 +169,18 @@ impl MetaServer {
 
     /// Which cluster it belongs to; none before the first connection.
     fn cluster(&self) -> Option<ClusterId> {
-        self.channels.iter().find_map(Channel::peer_cluster)
+        self.of_peer(Channel::peer_cluster)
     }
 
     /// Which node it is; none before the first connection.
     pub(super) fn node(&self) -> Option<NodeId> {
-        self.channels.iter().find_map(Channel::peer_node)
+        self.of_peer(Channel::peer_node)
+    }
+
+    /// What the peer has said of itself to any connection.
+    fn of_peer<T>(&self, said: impl Fn(&Channel) -> Option<T>) -> Option<T> {
+        let at_home = self.home.channels.iter().find_map(&said);
+        at_home.or_else(|| self.others.read().iter().flat_map(|line| &line.channels).find_map(said))
     }
 }
 

@@ -65,6 +65,41 @@ async fn reads_go_on_beside_a_silent_server() {
     }
 }
 
+/// Calls from another runtime have connections of their own there, which end with it and are not missed.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn calls_come_from_any_runtime_and_outlive_it() {
+    let fake = Fake::start(3, 0).await;
+    let client = fake.client().await;
+    for round in 0..3 {
+        let client = client.clone();
+        let elsewhere = move || {
+            runtime::Local::new().unwrap().run(async {
+                client.mkdir(&format!("/{round}"), 0o755).await.unwrap();
+                for seen in 0..=round {
+                    client.stat(&format!("/{seen}")).await.unwrap();
+                }
+            });
+        };
+        tokio::task::spawn_blocking(elsewhere).await.unwrap();
+    }
+    // Told of by the rounds before, or here.
+    assert!(client.core.servers.list().iter().all(|server| server.line_count() <= 2));
+    client.stat("/2").await.unwrap();
+}
+
+/// An exact answer in one round trip needs to know who the other servers are, also those that nobody has asked yet.
+#[tokio::test]
+async fn a_new_client_comes_to_know_all_servers() {
+    let fake = Fake::start(5, 0).await;
+    let client = fake.client().await;
+    let known = async {
+        while (0..5).any(|start| client.core.servers.majority(start).is_none()) {
+            runtime::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    runtime::timeout(Duration::from_secs(30), known).await.expect("all five are known");
+}
+
 #[tokio::test]
 async fn names_by_path_behave_as_a_kernel_would_have_it() {
     let fake = Fake::start(3, 3).await;

@@ -158,44 +158,44 @@ async fn settle_one(core: &Core, mut ticket: Ticket) {
     ticket.answered();
 }
 
-/// Asks servers that failed until they answer, so that no call has to find out.
+/// Asks servers that failed until they answer, so that no call has to find out; and at the start those that no call has gone to, so
+/// that it is known who they are (`servers::majority`).
 async fn probe(core: Arc<Core>, stop: StopSignal) {
+    let mut pause = Duration::ZERO;
     loop {
         tokio::select! {
             () = stop.stopped() => return,
-            () = core.probe_wanted.notified() => {}
+            () = runtime::sleep(pause) => {}
         }
-        loop {
+        pause = PROBE_PERIOD;
+        let silent: Vec<_> = core.servers.list().iter().filter(|s| s.is_to_be_probed()).cloned().collect();
+        if silent.is_empty() {
             tokio::select! {
                 () = stop.stopped() => return,
-                () = runtime::sleep(PROBE_PERIOD) => {}
+                () = core.probe_wanted.notified() => continue,
             }
-            let suspects: Vec<_> = core.servers.list().iter().filter(|s| s.is_suspect()).cloned().collect();
-            if suspects.is_empty() {
-                break;
-            }
-            let query = Query::Map { newer_than: core.epoch() };
-            // Linearizable: a server cut off from the majority must not pass.
-            let request = MetaRequest::Query {
-                cred: Cred::root(),
-                query,
-                epoch: core.epoch(),
-                reading: Reading::Exact,
-            };
-            let Ok(meta) = codec::encode(&request) else { return };
-            let ask = suspects.iter().map(|server| {
-                let meta = meta.clone();
-                async move {
-                    let empty = bytes::Bytes::new();
-                    if server.channel().call(kind::META, meta, empty, PROBE_TIMEOUT).await.is_ok() {
-                        server.answered();
+        }
+        let query = Query::Map { newer_than: core.epoch() };
+        // Linearizable: a server cut off from the majority must not pass.
+        let request =
+            MetaRequest::Query { cred: Cred::root(), query, epoch: core.epoch(), reading: Reading::Exact };
+        let Ok(meta) = codec::encode(&request) else { return };
+        let ask = silent.iter().map(|server| {
+            let meta = meta.clone();
+            async move {
+                match server.channel().call(kind::META, meta, bytes::Bytes::new(), PROBE_TIMEOUT).await {
+                    Ok(_) => server.answered(),
+                    Err(error) => {
+                        if server.failed() {
+                            tracing::debug!(server = %server.address(), %error, "metadata server is avoided");
+                        }
                     }
                 }
-            });
-            tokio::select! {
-                () = stop.stopped() => return,
-                _ = futures::future::join_all(ask) => {}
             }
+        });
+        tokio::select! {
+            () = stop.stopped() => return,
+            _ = futures::future::join_all(ask) => {}
         }
     }
 }

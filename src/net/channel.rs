@@ -62,7 +62,7 @@ pub struct Channel {
 struct Inner {
     shared: Arc<Shared>,
     /// Ends with the last clone, and the connection with it.
-    _connector: Task<()>,
+    connector: Task<()>,
 }
 
 impl Channel {
@@ -83,7 +83,7 @@ impl Channel {
             latency_nanos: AtomicU64::new(0),
         });
         let connector = spawn("net-connector", connector::run(shared.clone()));
-        Self { inner: Arc::new(Inner { shared, _connector: connector }) }
+        Self { inner: Arc::new(Inner { shared, connector }) }
     }
 
     /// Sends a request and awaits its reply for at most `deadline`. Dropping the future cancels the request.
@@ -223,6 +223,12 @@ impl Channel {
     #[must_use]
     pub fn is_connected(&self) -> bool {
         matches!(*self.inner.shared.standing.borrow(), Standing::Up(_))
+    }
+
+    /// False once the runtime has ended that it was made in, which kept the connection.
+    #[must_use]
+    pub fn is_kept(&self) -> bool {
+        !self.inner.connector.is_finished()
     }
 
     /// Moving average of the time from a request to its reply; None before the first. For choosing among peers.

@@ -6,6 +6,7 @@
 //! Not here: sockets (`net`) and the threads of a storage, which belong to that storage.
 
 mod buffers;
+mod local;
 mod process;
 mod random;
 mod rounds;
@@ -13,6 +14,8 @@ mod task;
 mod time;
 
 pub use tokio::runtime::Handle;
+
+pub use local::{Local, RuntimeId, current_runtime};
 
 pub use buffers::{BUFFER_KEPT_MIN, Buffer};
 pub use process::{processor_count, resident_bytes};

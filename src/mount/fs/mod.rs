@@ -32,7 +32,7 @@ use std::time::Duration;
 use futures::future::BoxFuture;
 
 use crate::client::Client;
-use crate::runtime;
+use crate::runtime::{self, Handle};
 use crate::types::{InodeId, Name};
 
 use super::fuse::{Answer, Errno, Filesystem, Interrupt, Notifier, Op, Request};
@@ -79,6 +79,8 @@ pub struct MountFs {
 #[derive(Debug)]
 struct Shared {
     client: Client,
+    /// Where runs what outlives its request.
+    home: Handle,
     options: FsOptions,
     inodes: OpenInodes,
     files: Handles<OpenFile>,
@@ -90,12 +92,13 @@ struct Shared {
 }
 
 impl MountFs {
-    /// Over a client that is connected with a superuser's rights.
+    /// Over a client that is connected with a superuser's rights. To be called in the runtime that the client was made in.
     #[must_use]
     pub fn new(client: Client, options: FsOptions) -> Self {
         let (walks, listings) = (Walks::new(options.call_window), Listings::new(options.list_ttl));
         let shared = Shared {
             client,
+            home: Handle::current(),
             options,
             changes: Changes::default(),
             walks,
@@ -263,6 +266,33 @@ impl Filesystem for MountFs {
             answer = &mut running => answer,
             () = runtime::sleep_until(deadline.min(runtime::now() + SIGNAL_GRACE)) => Err(Errno::INTR),
             () = caller::dying(pid) => Err(Errno::INTR),
+        }
+    }
+
+    fn is_brief(&self, op: &Op) -> bool {
+        match op {
+            Op::Setattr(set) => set.size.is_none(),
+            Op::Lookup { .. }
+            | Op::Getattr { .. }
+            | Op::Readlink
+            | Op::Symlink { .. }
+            | Op::Mknod { .. }
+            | Op::Mkdir { .. }
+            | Op::Unlink { .. }
+            | Op::Rmdir { .. }
+            | Op::Rename { .. }
+            | Op::Link { .. }
+            | Op::Open { .. }
+            | Op::Create { .. }
+            | Op::Tmpfile { .. }
+            | Op::Statfs
+            | Op::SetXattr { .. }
+            | Op::GetXattr { .. }
+            | Op::ListXattr { .. }
+            | Op::RemoveXattr { .. }
+            | Op::Access { .. } => true,
+            // Blocks, pages of directories and locks.
+            _ => false,
         }
     }
 

@@ -182,6 +182,7 @@ impl MountFs {
     pub(super) fn close(&self, inode: InodeId) {
         if let Some(file) = self.shared.inodes.close(inode) {
             let fs = self.clone();
+            let _home = self.shared.home.enter();
             // It ends by the deadline of a flush.
             crate::runtime::spawn("mount-release", async move {
                 if let Err(error) = file.flush().await {

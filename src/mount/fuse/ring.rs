@@ -1,4 +1,4 @@
-//! One ring of io_uring, with the three things that FUSE does with it: register an entry, commit it, be woken.
+//! One ring of io_uring, with the three things that FUSE does with it: register an entry, commit it, be told of requests.
 //!
 //! Called by the one thread that owns it (`uring`). Holds: an entry is with the kernel, or in the one [`Slot`] that a
 //! completion made of it.
@@ -7,9 +7,13 @@
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::Arc;
+use std::task::{Context, Poll};
 
 use io_uring::squeue::Entry128;
 use io_uring::{IoUring, cqueue, opcode, types};
+use rustix::event::EventfdFlags;
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
 use zerocopy::IntoBytes;
 
 use super::abi::{self, ring};
@@ -19,13 +23,7 @@ use super::ring_memory::{Region, Slot};
 /// Submissions at once; more are passed on to the kernel in between.
 const SUBMISSIONS: u32 = 128;
 
-/// `POLLIN`.
-const READABLE: u32 = 1;
-
 const _: () = assert!(size_of::<Entry128>() == 128);
-
-/// Number of the completion that wakes the thread; entries have the others.
-const WAKE: u64 = u64::MAX;
 
 /// A ring, and the memory of its entries.
 pub struct Ring {
@@ -36,12 +34,12 @@ pub struct Ring {
     batch: usize,
     /// The queue of the kernel that it serves.
     queue: u16,
+    /// The kernel makes it readable when there is something to take; it is never read, for each time is a new event.
+    signal: Option<AsyncFd<OwnedFd>>,
 }
 
 /// What has happened.
 pub enum Completion {
-    /// What was polled for can be read.
-    Wake,
     /// A request has come.
     Request(Slot),
     /// An entry is gone.
@@ -56,14 +54,30 @@ impl Ring {
             .setup_r_disabled()
             .setup_single_issuer()
             .setup_defer_taskrun()
+            .setup_taskrun_flag()
             .setup_cqsize(completions.max(2 * SUBMISSIONS))
             .build(SUBMISSIONS)?;
-        Ok(Self { ring, regions: Vec::new(), batch, queue })
+        Ok(Self { ring, regions: Vec::new(), batch, queue, signal: None })
     }
 
-    /// From here on it belongs to the thread that calls this.
-    pub fn enable(&self) -> io::Result<()> {
-        self.ring.submitter().register_enable_rings()
+    /// From here on it belongs to the thread that calls this, within the runtime that waits for it.
+    pub fn enable(&mut self) -> io::Result<()> {
+        let signal = rustix::event::eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
+        self.ring.submitter().register_enable_rings()?;
+        self.ring.submitter().register_eventfd(signal.as_raw_fd())?;
+        // SAFETY: the descriptor is owned by what registers it, which takes it from the runtime before it closes it.
+        self.signal = Some(unsafe { AsyncFd::register_with_interest(signal, Interest::READABLE)? });
+        Ok(())
+    }
+
+    /// Wakes the task of `cx` when there is something to take, from now on: what came before may be there already.
+    pub fn wake_on_signal(&self, cx: &mut Context<'_>) -> io::Result<()> {
+        if let Some(signal) = &self.signal {
+            while let Poll::Ready(ready) = signal.poll_read_ready(cx) {
+                ready?.clear_ready();
+            }
+        }
+        Ok(())
     }
 
     /// Number of entries.
@@ -97,29 +111,18 @@ impl Ring {
         self.push(&command_entry(device, ring::COMMIT_AND_FETCH, command, number, None))
     }
 
-    /// Completes as [`Completion::Wake`] when `fd` can be read.
-    pub fn poll(&mut self, fd: &OwnedFd) -> io::Result<()> {
-        let poll = opcode::PollAdd::new(types::Fd(fd.as_raw_fd()), READABLE).build();
-        self.push(&Entry128::from(poll.user_data(WAKE)))
-    }
-
-    /// Passes on what was pushed.
-    pub fn submit(&self) -> io::Result<()> {
-        self.ring.submit().map(drop)
-    }
-
-    /// Passes on what was pushed, and waits for a completion.
-    pub fn submit_and_wait(&self) -> io::Result<()> {
-        self.ring.submit_and_wait(1).map(drop)
+    /// Passes on what was pushed, and takes from the kernel what has come.
+    pub fn submit(&mut self) -> io::Result<()> {
+        let submission = self.ring.submission();
+        let idle = submission.is_empty() && !submission.taskrun() && !submission.cq_overflow();
+        drop(submission);
+        if idle { Ok(()) } else { self.ring.submit().map(drop) }
     }
 
     /// The next completion that is there.
     pub fn completed(&mut self) -> Option<Completion> {
         let completion = self.ring.completion().next()?;
         let (number, result) = (completion.user_data(), completion.result());
-        if number == WAKE {
-            return Some(Completion::Wake);
-        }
         if result < 0 {
             return Some(Completion::Failed(Errno::from_raw_os_error(-result)));
         }

@@ -3,8 +3,10 @@
 //! ```text
 //! parse ── malformed ──────────────────────────────────────> Sink::send(errno)
 //!   └─ Filesystem::call ── done at once (polled here) ─────> Sink::send
-//!                       └─ waits: goes on as a task of tokio ─> Sink::send
+//!                       └─ waits: goes on as a task ────────> Sink::send
 //! ```
+//!
+//! A brief handler goes on in the runtime of the thread that took the request, if it has one, all others in the runtime of the mount.
 //!
 //! Holds: every request is answered exactly once, also when its handler panics (EIO); the thread of the transport
 //! never waits for a handler.
@@ -24,7 +26,7 @@ use super::op::Op;
 use super::parse::{Expected, Limits, parse};
 use super::session::Until;
 use super::stats::Stats;
-use crate::runtime::{self, Instant};
+use crate::runtime::{self, Handle, Instant};
 
 /// Where the answer to one request goes.
 pub trait Sink: Send + 'static {
@@ -43,6 +45,8 @@ pub struct Server<F> {
     pub shared: Arc<Shared>,
     /// What was negotiated.
     pub limits: Limits,
+    /// The runtime of the mount.
+    pub runtime: Handle,
 }
 
 /// What a request keeps until it is answered.
@@ -57,7 +61,7 @@ pub struct Shared {
 }
 
 impl<F: Filesystem> Server<F> {
-    /// Serves one request. To be called within the tokio runtime (`Handle::enter`).
+    /// Serves one request. To be called within a runtime: brief handlers go on there.
     pub fn serve<S: Sink>(&self, header: &abi::InHeader, body: Bytes, mut sink: S) {
         self.shared.stats.began();
         let parsed = parse(header, body, self.limits).and_then(|(request, expected)| {
@@ -83,6 +87,7 @@ impl<F: Filesystem> Server<F> {
             Err(errno) => return reply.send(Err(errno)),
         };
         let filesystem = self.filesystem.clone();
+        let _elsewhere = (!filesystem.is_brief(&request.op)).then(|| self.runtime.enter());
         let interrupt = self.shared.interrupts.of(header.unique);
         let mut handler = Box::pin(async move {
             // Dropped in reverse: the mount has not ended while a handler holds its filesystem.

@@ -37,7 +37,7 @@ use crate::runtime::{self, Handle};
 const UNMOUNT_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// How long threads and handlers may take to end once the mount is gone.
-const END_TIMEOUT: Duration = Duration::from_secs(8);
+pub(super) const END_TIMEOUT: Duration = Duration::from_secs(8);
 
 /// How long the kernel may take to tell the threads of a mount that it is gone. Longer: somebody has it open.
 const GONE_TIMEOUT: Duration = Duration::from_millis(500);
@@ -205,8 +205,9 @@ fn start<F: Filesystem>(
             io_len_max: negotiated.io_len_max,
             setxattr_ext: negotiated.capabilities & abi::cap::SETXATTR_EXT != 0,
         },
+        runtime: handle.clone(),
     });
-    let rings = rings.map(|rings| rings.start(&device, &server, handle)).transpose();
+    let rings = rings.map(|rings| rings.start(&device, &server)).transpose();
     let rings = rings.map_err(MountError::Uring)?;
     stats.agreed(negotiated);
     let closing = notifier.clone();

@@ -1,10 +1,13 @@
 //! FUSE over io_uring: one queue for each processor that the machine can have, one thread pinned to each.
 //!
 //! ```text
-//! kernel ── completion: entry 7 holds a request ──> thread of the queue ── Server::serve ──> handler
-//!                                                          ^                                    │ answer into entry 7
-//!        <── commit 7, and wait for more ── one call ──────┴── done: 7 (eventfd if it sleeps) <─┘
+//! kernel ── completion: entry 7 holds a request ──> task of the queue ── Server::serve ──> handler
+//!                                                         ^                                   │ answer into entry 7
+//!        <── commit 7, and take what has come: one call ──┴── done: 7 (wakes the task) <──────┘
 //! ```
+//!
+//! The thread of a queue drives a runtime of its own, in which the queue is one task and brief handlers are others: such a request is
+//! answered, questions to servers included, without waking another thread.
 //!
 //! A request keeps its entry until it is answered, so a queue starts with a few entries and gets more when they run
 //! out. Waits for locks may take all but [`Options::RING_RESERVE`] of the most it can have: what would give the lock
@@ -12,13 +15,14 @@
 //! FORGET and INTERRUPT still come through `/dev/fuse`.
 
 use std::fs;
-use std::os::fd::OwnedFd;
+use std::future::poll_fn;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc;
+use std::task::{Context, Poll};
 
+use futures::task::AtomicWaker;
 use parking_lot::Mutex;
-use rustix::event::EventfdFlags;
 use rustix::thread::CpuSet;
 
 use super::device::Device;
@@ -28,12 +32,15 @@ use super::options::Options;
 use super::ring::{Completion, Ring};
 use super::ring_memory::{Region, Slot};
 use super::serve::{Server, Sink};
-use super::session::spawn;
-use crate::runtime::Handle;
+use super::session::{END_TIMEOUT, spawn};
+use crate::runtime::{self, Local};
 
 /// Entries that a queue starts with, and gets at a time: 16 give the full rate, and each costs its header until its
 /// payload is used.
 const BATCH: usize = 32;
+
+/// Turns in a row before handlers have theirs: requests that are answered at once may come without end.
+const TURNS_MAX: usize = 8;
 
 /// The switch of the kernel's module.
 const SWITCH: &str = "/sys/module/fuse/parameters/enable_uring";
@@ -41,10 +48,8 @@ const SWITCH: &str = "/sys/module/fuse/parameters/enable_uring";
 /// What a queue shares with those who answer its requests.
 struct Queue {
     number: u16,
-    wake: OwnedFd,
     done: Mutex<Vec<Done>>,
-    /// Its thread will look at `done` before it sleeps.
-    awake: AtomicBool,
+    task: AtomicWaker,
     stopped: AtomicBool,
     waiting: AtomicUsize,
     waiting_max: usize,
@@ -59,16 +64,7 @@ struct Done {
 impl Queue {
     fn push(&self, done: Done) {
         self.done.lock().push(done);
-        self.wake();
-    }
-
-    /// Makes the thread look.
-    fn wake(&self) {
-        if !self.awake.swap(true, Ordering::SeqCst)
-            && let Err(e) = rustix::io::write(&self.wake, &1u64.to_ne_bytes())
-        {
-            tracing::error!(queue = self.number, error = %e, "a queue cannot be woken");
-        }
+        self.task.wake();
     }
 }
 
@@ -128,9 +124,8 @@ impl Rings {
                 .map_err(|e| Errno::from_io_error(&e).unwrap_or(Errno::NOSYS))?;
             let queue = Arc::new(Queue {
                 number,
-                wake: rustix::event::eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?,
                 done: Mutex::default(),
-                awake: AtomicBool::new(true),
+                task: AtomicWaker::new(),
                 stopped: AtomicBool::new(false),
                 waiting: AtomicUsize::new(0),
                 waiting_max: depth_max.saturating_sub(usize::from(Options::RING_RESERVE)).max(BATCH),
@@ -148,7 +143,6 @@ impl Rings {
         self,
         device: &Device,
         server: &Arc<Server<F>>,
-        handle: &Handle,
     ) -> Result<RunningRings, String> {
         let (report, reports) = mpsc::channel();
         let running = RunningRings(self.queues.iter().map(|prepared| prepared.queue.clone()).collect());
@@ -163,17 +157,22 @@ impl Rings {
                 payload_len: self.payload_len,
                 depth_max: self.depth_max,
             };
-            let (report, handle) = (report.clone(), handle.clone());
+            let report = report.clone();
             let spawned = spawn(name, move || {
-                let _runtime = handle.enter();
-                let began = thread.begin(region);
-                let failed = began.is_err();
+                let begun = Local::new().and_then(|local| {
+                    local.run(async { thread.begin(region) })?;
+                    Ok(local)
+                });
+                let (began, local) = match begun {
+                    Ok(local) => (Ok(()), Some(local)),
+                    Err(error) => (Err(error), None),
+                };
                 // Nobody listens: another queue failed first.
                 let _ = report.send(began);
                 // The reports are complete when all senders are gone.
                 drop(report);
-                if !failed {
-                    thread.run();
+                if let Some(local) = local {
+                    local.run(thread.run());
                 }
             });
             spawned.map_err(|e| e.to_string())?;
@@ -191,7 +190,7 @@ impl Drop for RunningRings {
     fn drop(&mut self) {
         for queue in &self.0 {
             queue.stopped.store(true, Ordering::SeqCst);
-            queue.wake();
+            queue.task.wake();
         }
     }
 }
@@ -202,7 +201,7 @@ struct QueueThread<F> {
     ring: Ring,
     device: Device,
     server: Arc<Server<F>>,
-    /// Entries that hold a request.
+    /// Entries that hold a request or an answer.
     in_use: usize,
     payload_len: usize,
     depth_max: usize,
@@ -217,7 +216,6 @@ impl<F: Filesystem> QueueThread<F> {
             tracing::debug!(queue = self.queue.number, error = %e, "not pinned");
         }
         self.ring.enable()?;
-        self.ring.poll(&self.queue.wake)?;
         self.ring.register(self.device.fd(), region)?;
         self.ring.submit()?;
         // What is refused is refused at once.
@@ -228,57 +226,74 @@ impl<F: Filesystem> QueueThread<F> {
             }
             early.push(completion);
         }
-        early.into_iter().try_for_each(|completion| self.complete(completion))
+        early.into_iter().for_each(|completion| self.complete(completion));
+        Ok(())
     }
 
-    fn run(&mut self) {
-        while let Err(e) = self.turn() {
-            match Errno::from_io_error(&e) {
-                // Overflowing completions are taken in the next turn.
-                Some(Errno::INTR | Errno::AGAIN | Errno::BUSY) => {}
-                _ => {
-                    tracing::error!(queue = self.queue.number, error = %e, "a queue has failed: its requests hang");
-                    return;
+    /// Until it is stopped, or fails. What it has taken is answered first, if that does not take long: its handlers live in this
+    /// thread.
+    async fn run(&mut self) {
+        let queue = self.queue.clone();
+        let served = async {
+            poll_fn(|cx| self.poll_until(cx, |this| this.queue.stopped.load(Ordering::SeqCst))).await?;
+            let answered = poll_fn(|cx| self.poll_until(cx, |this| this.in_use == 0));
+            match runtime::timeout(END_TIMEOUT, answered).await {
+                Ok(answered) => answered,
+                Err(_) => {
+                    tracing::warn!(queue = queue.number, "requests do not end: left behind");
+                    Ok(())
                 }
             }
+        };
+        if let Err(e) = served.await {
+            tracing::error!(queue = queue.number, error = %e, "a queue has failed: its requests hang");
         }
     }
 
-    /// Until it is stopped, or a call fails.
-    fn turn(&mut self) -> std::io::Result<()> {
-        loop {
-            while let Some(completion) = self.ring.completed() {
-                self.complete(completion)?;
-            }
-            self.grow()?;
-            self.commit()?;
-            // From here on those who answer wake it; what they did before is seen now.
-            self.queue.awake.store(false, Ordering::SeqCst);
-            if self.queue.stopped.load(Ordering::SeqCst) {
-                return Ok(());
-            }
-            if self.queue.done.lock().is_empty() {
-                let waited = self.ring.submit_and_wait();
-                self.queue.awake.store(true, Ordering::SeqCst);
-                waited?;
-            } else {
-                self.queue.awake.store(true, Ordering::SeqCst);
+    /// Ready when nothing is left to do and `ends` says so, or when it fails.
+    fn poll_until(
+        &mut self,
+        cx: &mut Context<'_>,
+        ends: impl Fn(&Self) -> bool,
+    ) -> Poll<std::io::Result<()>> {
+        // What comes from here on wakes this task; what came before is seen now.
+        self.queue.task.register(cx.waker());
+        self.ring.wake_on_signal(cx)?;
+        for _ in 0..TURNS_MAX {
+            match self.turn() {
+                Ok(true) => {}
+                Ok(false) if ends(self) => return Poll::Ready(Ok(())),
+                Ok(false) => return Poll::Pending,
+                Err(e) => match Errno::from_io_error(&e) {
+                    // Overflowing completions are taken in the next turn.
+                    Some(Errno::INTR | Errno::AGAIN | Errno::BUSY) => break,
+                    _ => return Poll::Ready(Err(e)),
+                },
             }
         }
+        cx.waker().wake_by_ref();
+        Poll::Pending
     }
 
-    fn complete(&mut self, completion: Completion) -> std::io::Result<()> {
+    /// Gives back what is answered, and takes what has come. False: there was nothing of either.
+    fn turn(&mut self) -> std::io::Result<bool> {
+        self.ring.submit()?;
+        let mut any = false;
+        while let Some(completion) = self.ring.completed() {
+            any = true;
+            self.complete(completion);
+        }
+        self.grow()?;
+        Ok(self.commit()? || any)
+    }
+
+    fn complete(&mut self, completion: Completion) {
         match completion {
-            Completion::Wake => {
-                // Its count says nothing more.
-                let _ = rustix::io::read(&self.queue.wake, &mut [0; 8]);
-                self.ring.poll(&self.queue.wake)?;
-            }
             Completion::Request(slot) => {
                 self.in_use += 1;
                 let Some((header, body)) = slot.request() else {
                     tracing::error!(queue = self.queue.number, ?slot, "a request makes no sense: it hangs");
-                    return Ok(());
+                    return;
                 };
                 let sink = RingSink { slot, queue: self.queue.clone(), waits: false };
                 self.server.serve(&header, body, sink);
@@ -289,16 +304,17 @@ impl<F: Filesystem> QueueThread<F> {
                 tracing::warn!(queue = self.queue.number, error = %errno, "an entry is lost");
             }
         }
-        Ok(())
     }
 
-    fn commit(&mut self) -> std::io::Result<()> {
+    /// False: nothing is answered.
+    fn commit(&mut self) -> std::io::Result<bool> {
         let done = std::mem::take(&mut *self.queue.done.lock());
+        let any = !done.is_empty();
         for Done { slot, unique } in done {
             self.in_use = self.in_use.saturating_sub(1);
             self.ring.commit(self.device.fd(), slot, unique)?;
         }
-        Ok(())
+        Ok(any)
     }
 
     /// More entries, when few are left.
