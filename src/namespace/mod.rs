@@ -30,5 +30,5 @@ pub use inspect::{
 };
 pub use memory::MemoryView;
 pub use query::query;
-pub use txn::Txn;
+pub use txn::{Memo, Txn};
 pub use view::{Change, ChangeSet, View, ViewError};

@@ -197,12 +197,24 @@ struct CachedSuperblock {
     now: Option<Superblock>,
 }
 
-/// What this run has learnt of a session's announcements; see `ops/session.rs`.
-#[derive(Clone, Copy)]
+/// What is known of a session beside its records; see `ops/session.rs`.
+#[derive(Clone, Copy, Debug)]
 pub(super) struct Announced {
     /// The lowest request id not announced as answered, as far as requests from `scanned_from` on tell.
     pub(super) lowest: RequestId,
     pub(super) scanned_from: RequestId,
+    /// No request above it has a reply.
+    pub(super) newest: RequestId,
+    /// As the session's record has it.
+    pub(super) oldest: RequestId,
+}
+
+/// What runs over one line of states have learnt and the next ones need not look up again. Nothing but time depends on it: a run
+/// without it gives the same replies and changes. It belongs to the state that the last run led to; with any other one it is
+/// wrong.
+#[derive(Clone, Debug, Default)]
+pub struct Memo {
+    pub(super) announced: BTreeMap<SessionId, Announced>,
 }
 
 /// A run of commands over one view: reads what it wrote, caches what it read, ends as one change set.
@@ -210,22 +222,32 @@ pub struct Txn<'v> {
     pub(super) records: Overlay<'v>,
     inodes: BTreeMap<InodeId, CachedInode>,
     superblock: Option<CachedSuperblock>,
-    pub(super) announced: BTreeMap<SessionId, Announced>,
+    pub(super) memo: Memo,
 }
 
 impl<'v> Txn<'v> {
     /// A run that has changed nothing yet.
     pub fn new(view: &'v dyn View) -> Self {
+        Self::knowing(view, Memo::default())
+    }
+
+    /// As [`Txn::new`], with what earlier runs have learnt on the way to the state of `view`.
+    pub fn knowing(view: &'v dyn View, memo: Memo) -> Self {
         Self {
             records: Overlay { view, records: RefCell::default() },
             inodes: BTreeMap::new(),
             superblock: None,
-            announced: BTreeMap::new(),
+            memo,
         }
     }
 
     /// All that the run changed; each change carries what the view held.
     pub fn finish(self) -> ChangeSet {
+        self.finish_knowing().0
+    }
+
+    /// As [`Txn::finish`], and what is known of the state that the changes lead to.
+    pub fn finish_knowing(self) -> (ChangeSet, Memo) {
         let room = self.inodes.len() + self.records.records.borrow().len() + 1;
         // The tables come in the order of their tags, so the changes come in the order of their keys.
         let superblock = self
@@ -245,7 +267,7 @@ impl<'v> Txn<'v> {
         let mut changes = Vec::with_capacity(room);
         changes.extend(changed);
         changes.shrink_to_fit();
-        changes
+        (changes, self.memo)
     }
 
     /// The superblock; none before the cluster is founded.

@@ -4,7 +4,7 @@
 //!
 //! ```text
 //! snapshot_work   one build, install or end at a time
-//! applier         one run of entries, or the swap to an installed snapshot, at a time
+//! applier         one run of entries, or the swap to an installed snapshot, at a time; holds what runs have learnt
 //! disk            one batch of the writer or one chunk of a cut at a time; sled stands still for who holds it
 //! memory          overlay, stamp, engine; held for writing only over a merge, a retire or a swap
 //! queue, manifest, failure      leaves
@@ -28,14 +28,14 @@ use super::recover::{self, Opened};
 use super::snapshot::{SnapshotWriter, verify};
 use super::snapshots::Snapshots;
 use super::writer::{Ended, Queue};
-use crate::namespace::{ChangeSet, ViewError};
+use crate::namespace::{ChangeSet, Memo, ViewError};
 
 /// Shared by all clones of the state and its writer.
 pub(super) struct Core {
     pub config: StateConfig,
     pub snapshots: Snapshots,
     pub snapshot_work: Mutex<()>,
-    pub applier: Mutex<()>,
+    pub applier: Mutex<Memo>,
     pub disk: Mutex<Disk>,
     /// The cut moved on or ended; waited for under `disk`.
     pub cut_progress: Condvar,
@@ -120,9 +120,9 @@ impl Core {
     pub(super) fn apply<R>(
         &self,
         position: Position,
-        decide: impl FnOnce(&ApplyView<'_>) -> Result<(R, ChangeSet), StoreError>,
+        decide: impl FnOnce(&ApplyView<'_>, Memo) -> Result<(R, ChangeSet, Memo), StoreError>,
     ) -> Result<R, StoreError> {
-        let _applier = self.applier.lock();
+        let mut memo = self.applier.lock();
         self.usable()?;
         if self.queue.wait_for_room(self.config.overlay_bytes_max).map_err(|e| self.ended(e))? {
             self.waits.fetch_add(1, Ordering::Relaxed);
@@ -137,7 +137,7 @@ impl Core {
             let reason = format!("index {} does not follow {}", position.index.0, stamp.position.index.0);
             return Err(StoreError::new("applying to the state", reason));
         }
-        let (result, changes) = decide(&ApplyView { core: self, engine })?;
+        let (result, changes, learnt) = decide(&ApplyView { core: self, engine }, std::mem::take(&mut memo))?;
         // A read that failed under `decide` must not be taken for an answer, even if `decide` overlooked it.
         self.usable()?;
         for change in &changes {
@@ -154,6 +154,7 @@ impl Core {
         stamp.position = position;
         self.memory.write().merge(self.queue.next_number(), stamp.clone(), &changes);
         self.queue.push(stamp, changes);
+        *memo = learnt;
         Ok(result)
     }
 
@@ -248,7 +249,8 @@ impl Core {
         std::fs::File::open(received)
             .and_then(|file| file.sync_all())
             .map_err(|e| StoreError::new(format!("syncing {}", received.display()), e))?;
-        let _applier = self.applier.lock();
+        let mut memo = self.applier.lock();
+        *memo = Memo::default();
         let file = self.snapshots.adopt(received, &stamp)?;
         self.replace_by(&file.path).inspect_err(|e| {
             self.fail(&e.to_string());

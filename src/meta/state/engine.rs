@@ -96,11 +96,11 @@ impl Engine {
     /// The value under `key`, remembering it (or its absence). The caller makes sure that `key` is not being changed
     /// meanwhile: it is not in the overlay.
     pub(super) fn get(&self, key: &[u8]) -> Result<Option<Bytes>, ViewError> {
-        if let Some(known) = self.cache.get(key) {
-            return Ok(known);
-        }
         if !self.filter.may_hold(key) {
             return Ok(None);
+        }
+        if let Some(known) = self.cache.get(key) {
+            return Ok(known);
         }
         let value = match guarded(|| self.tree.get(key)).map_err(|reason| self.unreadable(key, &reason))? {
             Some(stored) => Some(unseal(key, &stored).ok_or_else(|| self.unreadable(key, "wrong checksum"))?),

@@ -35,7 +35,7 @@ use self::manifest::DirLock;
 use self::memory::ReadView;
 use self::snapshots::Snapshots;
 use super::{Entry, Machine, Position, SnapshotFile, StateHash, StoreError};
-use crate::namespace::{self, ChangeSet, Command, Reply, Txn, View, ViewError};
+use crate::namespace::{self, ChangeSet, Command, Memo, Reply, Txn, View, ViewError};
 use crate::types::{LogIndex, codec};
 
 /// Where the state lives and how much memory it may take.
@@ -192,7 +192,8 @@ impl State {
     /// # Errors
     /// The node must stop: the view is damaged or cannot be written, or the position does not move forward.
     pub fn apply_changes(&self, position: Position, changes: ChangeSet) -> Result<(), StoreError> {
-        self.core().apply(position, |_| Ok(((), changes)))
+        // Whatever they are, nothing that was learnt before need be true of them.
+        self.core().apply(position, |_, _| Ok(((), changes, Memo::default())))
     }
 
     /// How the state is doing.
@@ -245,8 +246,8 @@ impl Machine for State {
     fn apply(&self, entries: &[Entry]) -> Result<Vec<Vec<Reply>>, StoreError> {
         let Some(last) = entries.last() else { return Ok(Vec::new()) };
         let unreadable = |e: ViewError| StoreError::new("applying entries", e);
-        self.core().apply(last.position.clone(), |view| {
-            let mut txn = Txn::new(view);
+        self.core().apply(last.position.clone(), |view, memo| {
+            let mut txn = Txn::knowing(view, memo);
             let mut replies = Vec::with_capacity(entries.len());
             for entry in entries {
                 let commands = match &entry.commands {
@@ -258,7 +259,8 @@ impl Machine for State {
                 let run = commands.iter().map(|command| namespace::apply(&mut txn, command));
                 replies.push(run.collect::<Result<_, _>>().map_err(unreadable)?);
             }
-            Ok((replies, txn.finish()))
+            let (changes, memo) = txn.finish_knowing();
+            Ok((replies, changes, memo))
         })
     }
 

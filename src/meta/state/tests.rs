@@ -262,12 +262,12 @@ fn a_scan_joins_memory_and_disk_for_readers_and_for_the_applier() {
         }
     };
     state.read(|view| compare(view, &mut rng));
-    let decided = state.core().apply(position(model.index() + 1), |view| {
+    let decided = state.core().apply(position(model.index() + 1), |view, _| {
         compare(view, &mut rng);
         for key in model.records.keys() {
             assert_eq!(view.get(key).unwrap().as_ref(), model.records.get(key));
         }
-        Ok(((), Vec::new()))
+        Ok(((), Vec::new(), crate::namespace::Memo::default()))
     });
     decided.unwrap();
     drop(disk);

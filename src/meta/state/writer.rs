@@ -6,6 +6,7 @@
 //! Batches stay small: sled lets nobody read while it applies one (its lock is for the whole process), and a cold read
 //! must not wait longer than a few milliseconds. Why not large ones with an intent: docs/decisions/0005-view.md.
 
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,11 +19,15 @@ use super::record::Stamp;
 use crate::namespace::ChangeSet;
 use crate::runtime::{self, Instant};
 
-/// Records in one batch, unless a single set has more. 1024 puts keep sled's lock, and a processor, for some 3 ms
-/// (benches/view.rs); a quarter of them gives both back sooner at the same cost a record.
-const BATCH_RECORDS: usize = 256;
+/// Records in one batch, unless a single set has more: sled's lock, and a processor, for some 5 ms. Much of what a few thousand creates change is
+/// gone when they are done (remembered replies), so a batch of a few hundred writes twice as much as one of a thousand.
+const BATCH_RECORDS: usize = 1024;
+/// Records in one batch when the writer must hurry: what counts then is how much there is to do in all.
+const BATCH_RECORDS_HURRY: usize = 2048;
+/// Keys that a batch touches at most, those included that come and go within it: bounds memory and the time of merging.
+const BATCH_KEYS: usize = 8192;
 /// Change sets merged into one batch at most: bounds the time that merging takes when they all change the same records.
-const BATCH_SETS: usize = 512;
+const BATCH_SETS: usize = 1024;
 /// A set waits this long before it goes to sled. What changes again meanwhile (the attributes of a busy directory, counters)
 /// reaches sled once, and what comes and goes (remembered replies) never: of five records that a create changes, two are left.
 const HOLD: Duration = Duration::from_millis(2000);
@@ -92,6 +97,13 @@ pub(super) struct Merged {
     pub old: Option<Bytes>,
     /// After it.
     pub new: Option<Bytes>,
+}
+
+impl Merged {
+    /// False: it came and went within the batch, and sled never had it.
+    fn counts(&self) -> bool {
+        self.old.is_some() || self.new.is_some()
+    }
 }
 
 /// The writer ended: what was waited for does not come.
@@ -225,12 +237,17 @@ impl Queue {
     /// Takes whole sets for one batch, merged.
     fn take(&self) -> Option<Taken> {
         let mut waiting = self.waiting.lock();
-        let ripe = if self.hurries(&waiting) { None } else { Some(runtime::now()) };
+        let (ripe, records_max) = if self.hurries(&waiting) {
+            (None, BATCH_RECORDS_HURRY)
+        } else {
+            (Some(runtime::now()), BATCH_RECORDS)
+        };
         let mut taken: Option<Taken> = None;
-        let mut count = 0;
+        // Keys that sled will have to be told of, as far as the batch goes.
+        let (mut count, mut live) = (0, 0_usize);
         while let Some(set) = waiting.sets.front() {
-            let merged = taken.as_ref().map_or(0, |t| t.merged.len());
-            let full = merged + set.changes.len() > BATCH_RECORDS || count >= BATCH_SETS;
+            let keys = taken.as_ref().map_or(0, |t| t.merged.len());
+            let full = live + set.changes.len() > records_max || keys > BATCH_KEYS || count >= BATCH_SETS;
             let young = ripe.is_some_and(|now| now.saturating_duration_since(set.pushed_at) < TAKE);
             if count > 0 && (full || young) {
                 break;
@@ -247,10 +264,16 @@ impl Queue {
             (taken.number, taken.stamp) = (set.number, set.stamp);
             taken.bytes += set.bytes;
             for change in set.changes {
-                match taken.merged.get_mut(&change.key) {
-                    Some(earlier) => earlier.new = change.new,
-                    None => {
-                        drop(taken.merged.insert(change.key, Merged { old: change.old, new: change.new }))
+                match taken.merged.entry(change.key) {
+                    Entry::Occupied(earlier) => {
+                        let earlier = earlier.into_mut();
+                        live -= usize::from(earlier.counts());
+                        earlier.new = change.new;
+                        live += usize::from(earlier.counts());
+                    }
+                    Entry::Vacant(free) => {
+                        live += 1;
+                        free.insert(Merged { old: change.old, new: change.new });
                     }
                 }
             }
@@ -297,7 +320,7 @@ fn write_batch(core: &Core) -> Result<(), super::super::StoreError> {
     let Some(Taken { number, stamp, bytes, mut merged }) = core.queue.take() else { return Ok(()) };
     let touched: Vec<Bytes> = merged.keys().cloned().collect();
     // What came and went within the batch was never in sled.
-    merged.retain(|_, m| m.old.is_some() || m.new.is_some());
+    merged.retain(|_, m| m.counts());
     while !disk.keep_pre_images(&merged, core.config.overlay_bytes_max / 2) {
         core.cut_progress.wait(&mut disk);
     }

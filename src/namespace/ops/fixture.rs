@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 
-use super::super::{Command, MemoryView, Op, Reply, Txn, apply, query};
+use super::super::{Command, Memo, MemoryView, Op, Reply, Txn, apply, query};
 use crate::types::{
     Attr, Capacity, ClusterId, Cred, DomainLabel, Extent, ExtentSource, FileKind, Found, FsError, Group,
     GroupId, InodeId, Layout, MakeNode, Name, NodeAddress, NodeId, NodeSpec, OpenSession, Publish, Query,
@@ -56,15 +56,21 @@ impl Bench {
 
     /// Applies commands as one run and stores the changes.
     pub(crate) fn commands(&mut self, ops: &[Op]) -> Vec<Reply> {
-        let mut txn = Txn::new(&self.view);
+        self.commands_knowing(ops, &mut Memo::default())
+    }
+
+    /// As [`Bench::commands`], with what earlier runs have learnt.
+    pub(crate) fn commands_knowing(&mut self, ops: &[Op], memo: &mut Memo) -> Vec<Reply> {
+        let mut txn = Txn::knowing(&self.view, std::mem::take(memo));
         let mut replies = Vec::new();
         for op in ops {
             replies.push(apply(&mut txn, &Command { at: self.now, op: op.clone() }).unwrap());
             self.now = Timestamp(self.now.0 + 1_000);
         }
-        let changes = txn.finish();
+        let (changes, learnt) = txn.finish_knowing();
         assert!(changes.is_sorted_by(|a, b| a.key < b.key));
         self.view.store(&changes);
+        *memo = learnt;
         replies
     }
 

@@ -7,8 +7,8 @@
 //! Each reply is stored under (session, request) until the session says, with a later request, that everything below
 //! `lowest_unanswered` has arrived. Replies are pruned [`PRUNE_BATCH`] at a time, so that the session's record is not
 //! rewritten with every command; what was announced meanwhile is read from the stored replies: each keeps what the session
-//! said with it. Only requests above R can have announced something above R, so a request that arrives in order
-//! costs one look behind it, once for a run of commands.
+//! said with it. Only requests above R can have announced something above R, so it costs one look behind it, once for each session:
+//! what that look has shown is kept in the [`Memo`](super::super::Memo) of the server, and followed from there.
 
 use std::ops::ControlFlow;
 
@@ -19,8 +19,9 @@ use crate::types::{FsError, OpenSession, RequestId, SessionId, Timestamp, Update
 
 /// Replies remembered per session: a client that has more requests unanswered must wait.
 const REPLIES_MAX: u64 = 4096;
-/// Replies that may be left over before they are pruned: a record of the session in 64 commands, 8 KiB of replies.
-const PRUNE_BATCH: u64 = 64;
+/// Replies that may be left over before they are pruned: a record of the session in 16 commands. The sooner they go, the fewer of them
+/// ever reach the database behind the state.
+const PRUNE_BATCH: u64 = 16;
 /// Replies a session can have, at most: those that are unanswered and those that are not yet pruned.
 pub(crate) const KEPT_MAX: u64 = REPLIES_MAX + PRUNE_BATCH;
 /// Shortest ttl: keep-alives every quarter of it are no burden even for thousands of sessions.
@@ -50,7 +51,7 @@ pub(crate) fn end(txn: &mut Txn<'_>, session: SessionId) -> Step<UpdateReply> {
         txn.records.delete(&keys::session(session))?;
         txn.records.delete_range(&keys::replies(session), usize::MAX)?;
         txn.records.delete_range(&keys::reclaimed_of(session), usize::MAX)?;
-        txn.announced.remove(&session);
+        txn.memo.announced.remove(&session);
     }
     Ok(UpdateReply::Done)
 }
@@ -65,13 +66,14 @@ pub(crate) fn admit(
     let Some(record) = read::<Session>(&txn.records, &keys::session(session))? else {
         return Err(FsError::SessionExpired.into());
     };
-    if let Some(stored) = read::<StoredReply>(&txn.records, &keys::reply(session, request))? {
+    let in_order = txn.memo.announced.get(&session).is_some_and(|known| request > known.newest);
+    if !in_order && let Some(stored) = read::<StoredReply>(&txn.records, &keys::reply(session, request))? {
         return Ok(Some(stored.reply));
     }
     if request < announced(txn, session, request, record.oldest)?.max(lowest) {
         return Err(FsError::ReplyForgotten.into());
     }
-    // Of what was announced, a run may know more than its first command did, so the window is counted from what every voter
+    // Of what was announced, a server may know more than its state tells, so the window is counted from what every voter
     // sees alike, however it cuts the log into runs: the record and the command itself.
     if request.0 - record.oldest.max(lowest).0 >= REPLIES_MAX {
         return Err(FsError::TooManyInFlight.into());
@@ -81,27 +83,29 @@ pub(crate) fn admit(
 
 /// The lowest request that the session has not announced as answered, as far as it matters to `request`, which has no reply.
 ///
-/// For the question "is `request` below it?" the answer is exact; its value may be higher in the middle of a run.
+/// For the question "is `request` below it?" the answer is exact; its value may be higher than what the state tells.
 fn announced(
     txn: &mut Txn<'_>,
     session: SessionId,
     request: RequestId,
     oldest: RequestId,
 ) -> Result<RequestId, ViewError> {
-    let known = match txn.announced.get(&session) {
+    let mut known = match txn.memo.announced.get(&session) {
         Some(known) if known.scanned_from <= request => return Ok(known.lowest),
         Some(known) => *known,
-        None => Announced { lowest: oldest, scanned_from: RequestId(u64::MAX) },
+        None => Announced { lowest: oldest, scanned_from: request, newest: request, oldest },
     };
-    let mut lowest = known.lowest;
     let range = keys::replies(session).behind(&keys::reply(session, request));
     scan(&txn.records, &range, |key, value| {
-        let said = keys::second(key).unwrap_or(0).saturating_sub(StoredReply::decode(value)?.behind);
-        lowest = lowest.max(RequestId(said));
+        let answered = keys::second(key).unwrap_or(0);
+        let said = answered.saturating_sub(StoredReply::decode(value)?.behind);
+        known.lowest = known.lowest.max(RequestId(said));
+        known.newest = known.newest.max(RequestId(answered));
         Ok(ControlFlow::Continue(()))
     })?;
-    txn.announced.insert(session, Announced { lowest, scanned_from: request });
-    Ok(lowest)
+    known.scanned_from = request;
+    txn.memo.announced.insert(session, known);
+    Ok(known.lowest)
 }
 
 /// Stores the reply to a new request, and prunes those that the session no longer waits for.
@@ -113,28 +117,37 @@ pub(crate) fn remember(
     reply: &Reply,
 ) -> Result<(), ViewError> {
     let stored = StoredReply { behind: request.0.saturating_sub(lowest.0), reply: reply.clone() };
-    txn.records.put(&keys::reply(session, request), &stored)?;
-    if let Some(known) = txn.announced.get_mut(&session) {
-        known.lowest = known.lowest.max(lowest);
+    let Some(known) = txn.memo.announced.get_mut(&session) else {
+        return Err(corrupt(format!("session {session} was not looked at")));
+    };
+    known.lowest = known.lowest.max(lowest);
+    if request > known.newest {
+        known.newest = request;
+        txn.records.put_fresh(&keys::reply(session, request), &stored);
+    } else {
+        txn.records.put(&keys::reply(session, request), &stored)?;
+    }
+    if lowest.0 < known.oldest.0.saturating_add(PRUNE_BATCH) {
+        return Ok(());
     }
     let key = keys::session(session);
     let Some(mut record) = read::<Session>(&txn.records, &key)? else {
         return Err(corrupt(format!("session {session} is missing")));
     };
-    if lowest.0 >= record.oldest.0.saturating_add(PRUNE_BATCH) {
-        // From the oldest on: below it are only the marks of what was pruned before and has not left the memory yet.
-        let range = keys::replies(session)
-            .starting(&keys::reply(session, record.oldest))
-            .until(&keys::reply(session, lowest));
-        txn.records.delete_range(&range, usize::MAX)?;
-        record.oldest = lowest;
-        txn.records.put(&key, &record)?;
-    }
-    Ok(())
+    // From the oldest on: below it are only the marks of what was pruned before and has not left the memory yet.
+    let range = keys::replies(session)
+        .starting(&keys::reply(session, record.oldest))
+        .until(&keys::reply(session, lowest));
+    known.oldest = lowest;
+    record.oldest = lowest;
+    txn.records.delete_range(&range, usize::MAX)?;
+    txn.records.put(&key, &record)
 }
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use super::super::fixture::{Bench, name};
     use crate::namespace::{Op, remembered, sessions};
     use crate::types::{
@@ -206,6 +219,58 @@ mod tests {
         assert_eq!(one.view, two.view);
     }
 
+    /// Requests in any order, resends and overtaken ones among them: who remembers earlier runs does what who does not remember does.
+    #[test]
+    fn what_runs_have_learnt_changes_nothing() {
+        for seed in 1..40_u64 {
+            let mut state = seed;
+            let mut below = |bound: u64| {
+                // Knuth's generator; its upper bits are good enough.
+                state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+                (state >> 33) % bound
+            };
+            let (mut plain, mut knowing) = (Bench::new(), Bench::new());
+            let mut memo = crate::namespace::Memo::default();
+            let (mut newest, mut open) = (BTreeMap::<u64, u64>::new(), vec![plain.session]);
+            for step in 0..300 {
+                let run: Vec<Op> = (0..=below(6))
+                    .map(|_| {
+                        if below(60) == 0 {
+                            let update =
+                                Update::OpenSession(OpenSession { ttl_ms: 9_000, label: String::new() });
+                            open.push(SessionId(open.len() as u64 + 1));
+                            return Op::Client {
+                                session: SessionId(0),
+                                request: RequestId(0),
+                                lowest_unanswered: RequestId(0),
+                                cred: Cred::root(),
+                                update,
+                            };
+                        }
+                        let session = open[usize::try_from(below(open.len() as u64)).unwrap()];
+                        if below(90) == 0 {
+                            return Op::ExpireSessions(vec![session]);
+                        }
+                        let newest = newest.entry(session.0).or_insert(20);
+                        let request = (*newest + 8).saturating_sub(below(30));
+                        *newest = (*newest).max(request);
+                        let mut op = unlink(session, request, request.saturating_sub(below(12)));
+                        if let Op::Client { update, .. } = &mut op
+                            && below(2) == 0
+                        {
+                            *update = Update::Make(plain.file("a"));
+                        }
+                        op
+                    })
+                    .collect();
+                let learnt = knowing.commands_knowing(&run, &mut memo);
+                let told: Vec<_> = run.into_iter().map(|op| plain.command(op)).collect();
+                assert_eq!(learnt, told, "seed {seed}, step {step}");
+                assert_eq!(plain.view, knowing.view, "seed {seed}, step {step}");
+            }
+        }
+    }
+
     #[test]
     fn replies_are_pruned_in_batches() {
         let mut bench = Bench::new();
@@ -214,7 +279,7 @@ mod tests {
             assert_eq!(bench.command(unlink(s, 1000 + r, 1000 + r)), Err(FsError::NotFound));
         }
         let left = bench.view.records.keys().filter(|k| k[0] == 9).count();
-        assert!(left <= 65, "{left} replies are kept");
+        assert!(left <= 17, "{left} replies are kept");
     }
 
     #[test]
