@@ -47,6 +47,17 @@ const RECLAIMED: u8 = 14;
 const LOCK: u8 = 16;
 const LOCK_COUNT: u8 = 17;
 
+/// Length of the keys of a table whose last number is given out one after the other, so that records written together stand side by
+/// side; none for the other tables.
+#[must_use]
+pub fn counting_key_len(tag: u8) -> Option<usize> {
+    match tag {
+        INODE => Some(9),
+        BLOCK | REPLY | RECLAIM => Some(17),
+        _ => None,
+    }
+}
+
 /// Blocks whose bits share one bitmap record: 128 bytes each.
 pub(super) const BITMAP_BITS: u64 = 1024;
 

@@ -28,6 +28,7 @@ pub use inspect::{
     BlockUse, OrphanInfo, SessionInfo, SuperblockInfo, block_refs, blocks, map, orphans, reclaim_queue,
     remembered, session_alive, sessions, superblock,
 };
+pub use keys::counting_key_len;
 pub use memory::MemoryView;
 pub use query::query;
 pub use txn::{Memo, Txn};

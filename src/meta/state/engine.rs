@@ -1,22 +1,25 @@
-//! sled and the read cache in front of it: what is already on its way to the disk.
+//! sled and the read cache in front of it: what is already on its way to the disk. Records are told apart here; in sled, neighbours share
+//! an entry (`page`).
 //!
 //! `writer` writes, views read, `recover` opens and verifies. Holds: each batch ends at one log index and carries its
 //! stamp, so that after a crash of the process sled is the state at some log index; every value is checked
 //! against its checksum before it leaves. sled panics on some damaged files: all calls are guarded, a panic is an error.
 //! Not here: durability. sled does not promise it on power loss (docs/decisions/0005-view.md); the view is rebuilt then.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::fs;
-use std::ops::Bound;
+use std::ops::{Bound, RangeBounds};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
 use quick_cache::Weighter;
 use quick_cache::sync::Cache;
+use sled::IVec;
 
 use super::super::StoreError;
 use super::filter::KeyFilter;
+use super::page::{self, PageKey};
 use super::record::{Stamp, Tally, seal, show, unseal};
 use crate::namespace::ViewError;
 use crate::types::codec;
@@ -34,8 +37,15 @@ const OPEN_RETRY: std::time::Duration = std::time::Duration::from_millis(100);
 /// benches/view.rs.
 const CACHE_OVERHEAD: u64 = 160;
 
+/// What is wrong with an entry.
+const WRONG_CHECKSUM: &str = "wrong checksum";
+const NO_PAGE: &str = "it should be a page of records and is none";
+
 /// Key -> value, or the knowledge that there is none.
 type ReadCache = Cache<Bytes, Option<Bytes>, CacheWeight>;
+
+/// What becomes of records of one page, by their numbers.
+type PageChanges<'a> = Vec<(u8, Option<&'a [u8]>)>;
 
 #[derive(Clone)]
 struct CacheWeight;
@@ -102,17 +112,49 @@ impl Engine {
         if let Some(known) = self.cache.get(key) {
             return Ok(known);
         }
-        let value = match guarded(|| self.tree.get(key)).map_err(|reason| self.unreadable(key, &reason))? {
-            Some(stored) => Some(unseal(key, &stored).ok_or_else(|| self.unreadable(key, "wrong checksum"))?),
-            None => None,
+        let value = match page::place(key) {
+            None => self.stored(key, |value| Ok(Some(Bytes::copy_from_slice(value))))?,
+            Some((page, number)) => self.stored(page.as_bytes(), |records| {
+                for record in page::records(records) {
+                    let (found, value) = record.ok_or_else(|| self.unreadable(page.as_bytes(), NO_PAGE))?;
+                    if found == number {
+                        return Ok(Some(Bytes::copy_from_slice(value)));
+                    }
+                }
+                Ok(None)
+            })?,
         };
         self.cache.insert(Bytes::copy_from_slice(key), value.clone());
         Ok(value)
     }
 
+    /// What `read` makes of the value of an entry of sled, if there is one.
+    fn stored<T>(
+        &self,
+        key: &[u8],
+        read: impl FnOnce(&[u8]) -> Result<Option<T>, ViewError>,
+    ) -> Result<Option<T>, ViewError> {
+        let stored = guarded(|| self.tree.get(key)).map_err(|reason| self.unreadable(key, &reason))?;
+        match stored {
+            None => Ok(None),
+            Some(stored) => read(unseal(key, &stored).ok_or_else(|| self.unreadable(key, WRONG_CHECKSUM))?),
+        }
+    }
+
     /// Records between two bounds in key order, past the cache: a long listing must not empty it.
     pub(super) fn range(&self, from: Bound<&[u8]>, to: Bound<&[u8]>) -> Records<'_> {
-        Records { engine: self, iter: self.tree.range::<&[u8], _>((from, to)), last: None }
+        let first = match from {
+            Bound::Included(key) | Bound::Excluded(key) => page::first_page(key),
+            Bound::Unbounded => None,
+        };
+        let begin = first.as_ref().map_or(from, |page| Bound::Included(page.as_bytes()));
+        Records {
+            engine: self,
+            iter: self.tree.range::<&[u8], _>((begin, to)),
+            bounds: (from.map(Into::into), to.map(Into::into)),
+            page: VecDeque::new(),
+            last: None,
+        }
     }
 
     fn unreadable(&self, key: &[u8], reason: &str) -> ViewError {
@@ -128,13 +170,33 @@ impl Engine {
         let failed =
             |reason: String| StoreError::new(format!("writing the view {}", self.dir.display()), reason);
         let mut batch = sled::Batch::default();
+        let mut pages: BTreeMap<PageKey, PageChanges<'_>> = BTreeMap::new();
         for (key, value) in changes {
-            match value {
-                Some(value) => {
-                    self.filter.add(key);
-                    batch.insert(key.as_ref(), seal(key, value));
+            if value.is_some() {
+                self.filter.add(key);
+            }
+            match (page::place(key), value) {
+                (Some((page, number)), value) => {
+                    pages.entry(page).or_default().push((number, value.map(AsRef::as_ref)));
                 }
-                None => batch.remove(key.as_ref()),
+                (None, Some(value)) => batch.insert(key.as_ref(), seal(key, value)),
+                (None, None) => batch.remove(key.as_ref()),
+            }
+        }
+        for (key, changes) in pages {
+            let key = key.as_bytes();
+            // Nobody else writes.
+            let old = guarded(|| self.tree.get(key)).map_err(failed)?;
+            let old = match &old {
+                Some(stored) => {
+                    unseal(key, stored).ok_or_else(|| failed(self.unreadable(key, WRONG_CHECKSUM).reason))?
+                }
+                None => &[],
+            };
+            match page::changed(old, changes) {
+                None => return Err(failed(self.unreadable(key, NO_PAGE).reason)),
+                Some(page) if page.is_empty() => batch.remove(key),
+                Some(page) => batch.insert(key, seal(key, &page)),
             }
         }
         if let Some(stamp) = stamp {
@@ -164,7 +226,7 @@ impl Engine {
             Some(stored) => {
                 let bytes =
                     unseal(STAMP_KEY, &stored).ok_or_else(|| failed("its stamp is damaged".into()))?;
-                codec::decode::<Stamp>(&bytes).map_err(|e| failed(e.to_string()))?
+                codec::decode::<Stamp>(bytes).map_err(|e| failed(e.to_string()))?
             }
         };
         let mut tally = Tally::default();
@@ -186,14 +248,16 @@ impl Engine {
     #[cfg(test)]
     pub(super) fn overwrite_raw(&self, key: &[u8], stored: &[u8]) {
         self.filter.add(key);
-        self.tree.insert(key, stored).unwrap();
+        let page = page::place(key);
+        self.tree.insert(page.as_ref().map_or(key, |(page, _)| page.as_bytes()), stored).unwrap();
         self.cache.clear();
     }
 
     /// What a database that loses a record would do.
     #[cfg(test)]
     pub(super) fn lose_raw(&self, key: &[u8]) {
-        assert!(self.tree.remove(key).unwrap().is_some());
+        let page = page::place(key);
+        assert!(self.tree.remove(page.as_ref().map_or(key, |(page, _)| page.as_bytes())).unwrap().is_some());
     }
 
     /// Writes sled's buffers, closes it and fsyncs its files (sled itself does not), for an orderly end.
@@ -216,31 +280,62 @@ impl Engine {
 pub(super) struct Records<'a> {
     engine: &'a Engine,
     iter: sled::Iter,
-    last: Option<sled::IVec>,
+    bounds: (Bound<IVec>, Bound<IVec>),
+    /// The rest of the page that was read last.
+    page: VecDeque<(IVec, Bytes)>,
+    last: Option<IVec>,
 }
 
-impl Iterator for Records<'_> {
-    type Item = Result<(sled::IVec, Bytes), ViewError>;
-
-    fn next(&mut self) -> Option<Self::Item> {
+impl Records<'_> {
+    /// Fills `page` from the next entry of sled. False: there is none.
+    fn refill(&mut self) -> Result<bool, ViewError> {
         let iter = &mut self.iter;
         let (key, stored) = match guarded(|| iter.next().transpose()) {
-            Ok(found) => found?,
+            Ok(Some(found)) => found,
+            Ok(None) => return Ok(false),
             Err(reason) => {
                 let at = self.last.as_deref().unwrap_or_default();
-                return Some(Err(ViewError {
+                return Err(ViewError {
                     reason: format!("behind key {} in {}: {reason}", show(at), self.engine.dir.display()),
-                }));
+                });
             }
         };
         if self.last.as_ref().is_some_and(|last| *last >= key) {
-            return Some(Err(self.engine.unreadable(&key, "out of order")));
+            return Err(self.engine.unreadable(&key, "out of order"));
         }
-        let Some(value) = unseal(&key, &stored) else {
-            return Some(Err(self.engine.unreadable(&key, "wrong checksum")));
-        };
-        self.last = Some(key.clone());
-        Some(Ok((key, value)))
+        let value = unseal(&key, &stored).ok_or_else(|| self.engine.unreadable(&key, WRONG_CHECKSUM))?;
+        match page::place(&key) {
+            None => self.page.push_back((key.clone(), Bytes::copy_from_slice(value))),
+            Some((page, 0)) => {
+                for record in page::records(value) {
+                    let (number, value) = record.ok_or_else(|| self.engine.unreadable(&key, NO_PAGE))?;
+                    let record = IVec::from(page.record(number).as_bytes());
+                    if self.bounds.contains(&record) {
+                        self.page.push_back((record, Bytes::copy_from_slice(value)));
+                    }
+                }
+            }
+            Some(_) => return Err(self.engine.unreadable(&key, "not the key of a page")),
+        }
+        self.last = Some(key);
+        Ok(true)
+    }
+}
+
+impl Iterator for Records<'_> {
+    type Item = Result<(IVec, Bytes), ViewError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        loop {
+            if let Some(record) = self.page.pop_front() {
+                return Some(Ok(record));
+            }
+            match self.refill() {
+                Ok(true) => {}
+                Ok(false) => return None,
+                Err(error) => return Some(Err(error)),
+            }
+        }
     }
 }
 

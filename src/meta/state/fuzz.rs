@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use super::page;
 use super::record::{Stamp, Tally, seal, unseal};
 use super::snapshot::{SnapshotWriter, reseal, verify};
 use crate::types::codec;
@@ -21,9 +22,12 @@ pub(crate) fn record(input: &[u8]) {
     let Some((&len, rest)) = input.split_first() else { return };
     let (key, stored) = rest.split_at(usize::from(len).min(rest.len()));
     if let Some(value) = unseal(key, stored) {
-        assert_eq!(seal(key, &value), stored, "one value has one form");
+        assert_eq!(seal(key, value), stored, "one value has one form");
     }
-    assert_eq!(unseal(key, &seal(key, stored)).as_deref(), Some(stored));
+    assert_eq!(unseal(key, &seal(key, stored)), Some(stored));
+    if let Some(same) = page::changed(stored, []) {
+        assert_eq!(same, stored, "one page has one form");
+    }
     drop(codec::decode::<Stamp>(stored));
 }
 
@@ -50,5 +54,6 @@ pub(crate) fn record_seeds() -> Vec<Vec<u8>> {
         [&[len][..], key, &seal(key, value)].concat()
     };
     let stamp = codec::encode(&Stamp::default()).unwrap_or_default();
-    vec![sealed(b"key", b"value"), sealed(b"", &stamp)]
+    let page = page::changed(&[], [(0, Some(&b"first"[..])), (7, Some(b"eighth"))]).unwrap_or_default();
+    vec![sealed(b"key", b"value"), sealed(b"", &stamp), sealed(&[2; 9], &page), [&[0][..], &page].concat()]
 }

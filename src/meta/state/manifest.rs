@@ -13,7 +13,7 @@ use super::super::StoreError;
 
 const MANIFEST: &str = "view.json";
 /// Version of the view's format: manifest, stamp and records. A view of another version is made anew.
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 const LOCK: &str = "lock";
 const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 

@@ -14,6 +14,7 @@ mod frozen;
 pub(crate) mod fuzz;
 mod manifest;
 mod memory;
+mod page;
 mod record;
 mod recover;
 mod snapshot;

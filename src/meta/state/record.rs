@@ -4,11 +4,10 @@
 //! value that turns up under another key is noticed.
 //!
 //! ```text
-//! value in sled:  value bytes | crc32c(key, value) u32 le
+//! value in sled:  value bytes | crc32c(key, value) u32 le   (of a page: its bytes, under its key)
 //! stamp in sled:  the same, under the empty key, which no record has
 //! ```
 
-use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::xxh3_128;
 
@@ -91,9 +90,9 @@ pub(super) fn seal(key: &[u8], value: &[u8]) -> Vec<u8> {
 }
 
 /// The value in what sled gave back for `key`; none when the checksum says otherwise.
-pub(super) fn unseal(key: &[u8], stored: &[u8]) -> Option<Bytes> {
+pub(super) fn unseal<'a>(key: &[u8], stored: &'a [u8]) -> Option<&'a [u8]> {
     let (value, crc) = stored.split_last_chunk::<CRC_LEN>()?;
-    (checksum(key, value) == u32::from_le_bytes(*crc)).then(|| Bytes::copy_from_slice(value))
+    (checksum(key, value) == u32::from_le_bytes(*crc)).then_some(value)
 }
 
 /// A key as messages show it.
@@ -108,7 +107,7 @@ mod tests {
     #[test]
     fn a_value_is_accepted_only_under_its_key_and_unchanged() {
         let stored = seal(b"key", b"value");
-        assert_eq!(unseal(b"key", &stored), Some(Bytes::from_static(b"value")));
+        assert_eq!(unseal(b"key", &stored), Some(&b"value"[..]));
         assert_eq!(unseal(b"kez", &stored), None);
         for at in 0..stored.len() {
             let mut flipped = stored.clone();

@@ -57,7 +57,12 @@ impl Model {
         let mut new = BTreeMap::new();
         for _ in 0..count {
             let n = rng.below(space);
-            let key = Bytes::from(format!("{:x<width$}{n}", n % 7, width = n % 5 + 1));
+            // Names of any length, and two tables whose records share entries of sled.
+            let key = match n % 4 {
+                0 | 1 => Bytes::from(format!("{:x<width$}{n}", n % 7, width = n % 5 + 1)),
+                2 => [&[2][..], &(n as u64 / 4).to_be_bytes()].concat().into(),
+                _ => [&[9][..], &7_u64.to_be_bytes(), &(n as u64 / 4).to_be_bytes()].concat().into(),
+            };
             let value = (rng.below(10) < 7)
                 .then(|| Bytes::from(vec![b'a' + rng.next().to_le_bytes()[0] % 26; rng.below(200)]));
             new.insert(key, value);

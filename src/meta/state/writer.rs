@@ -31,10 +31,11 @@ const BATCH_SETS: usize = 1024;
 /// A set waits this long before it goes to sled. What changes again meanwhile (the attributes of a busy directory, counters)
 /// reaches sled once, and what comes and goes (remembered replies) never: of five records that a create changes, two are left.
 const HOLD: Duration = Duration::from_millis(2000);
-/// After a batch the writer rests this many times as long as the batch took, unless it must hurry. sled works at some
+/// After a batch the writer rests this many times as long as the batch took; less and less from half of the room on, not at all when there
+/// is none. So a load that goes on finds the rate that both can keep, and no writer takes the processors for itself. sled works at some
 /// 10 µs a record: without rest three servers on a small machine spend half of it on a view that nobody waits for.
 /// With it, a burst of half a million records costs its callers a tenth of a core, and sled gets it in the minutes after.
-const REST: u32 = 9;
+const REST: f64 = 9.0;
 /// Longest rest, so that a batch that a slow disk held up does not stop the writer for long.
 const REST_MAX: Duration = Duration::from_millis(100);
 /// When the writer wakes it takes all sets at least this old, so that it wakes once a second and not for each set.
@@ -71,8 +72,8 @@ struct Waiting {
 
 /// Sets on their way into sled.
 pub(super) struct Queue {
-    /// With this many bytes queued nothing is held back any more.
-    hurry_bytes: u64,
+    /// Before this many bytes appliers wait; with half of them queued nothing is held back any more.
+    bytes_max: u64,
     waiting: Mutex<Waiting>,
     /// Wakes the writer.
     work: Condvar,
@@ -112,12 +113,7 @@ pub(super) struct Ended;
 impl Queue {
     /// An empty queue before which appliers wait at `bytes_max`.
     pub(super) fn new(bytes_max: u64) -> Self {
-        Self {
-            hurry_bytes: bytes_max / 2,
-            waiting: Mutex::default(),
-            work: Condvar::new(),
-            progress: Condvar::new(),
-        }
+        Self { bytes_max, waiting: Mutex::default(), work: Condvar::new(), progress: Condvar::new() }
     }
 
     /// Number that the next set gets.
@@ -133,13 +129,14 @@ impl Queue {
             CHANGE_OVERHEAD + (c.key.len() + values) as u64
         });
         let bytes = CHANGE_OVERHEAD + bytes.sum::<u64>();
+        let was_pressed = self.is_pressed(&waiting);
         waiting.pushed += 1;
         waiting.records += changes.len();
         waiting.bytes += bytes;
         let number = waiting.pushed;
         waiting.sets.push_back(Set { number, stamp, changes, bytes, pushed_at: runtime::now() });
-        // One signal when work begins (the writer sleeps without a limit) and one when it must hurry.
-        if waiting.sets.len() == 1 || waiting.bytes >= self.hurry_bytes {
+        // One signal when work begins (the writer sleeps without a limit) and one when it must not hold sets back.
+        if waiting.sets.len() == 1 || (!was_pressed && self.is_pressed(&waiting)) {
             self.work.notify_one();
         }
     }
@@ -212,7 +209,7 @@ impl Queue {
                 continue;
             };
             let ripe = front.pushed_at + HOLD;
-            if self.hurries(&waiting) || runtime::now() >= ripe {
+            if self.hurries(&waiting) || self.is_pressed(&waiting) || runtime::now() >= ripe {
                 return true;
             }
             // Woken early or not, it looks again.
@@ -220,24 +217,32 @@ impl Queue {
         }
     }
 
-    /// Lets others have the processor, unless somebody waits.
-    fn rest(&self, time: Duration) {
+    /// Lets others have the processor after a batch that took `took`, unless somebody waits.
+    fn rest(&self, took: Duration) {
         let mut waiting = self.waiting.lock();
-        let end = runtime::now() + time;
+        let room = self.bytes_max.saturating_sub(waiting.bytes);
+        let part = (room as f64 / (self.bytes_max / 2).max(1) as f64).min(1.0);
+        let end = runtime::now() + took.mul_f64(REST * part).min(REST_MAX);
         while !self.hurries(&waiting) && runtime::now() < end {
             // Woken early or not, it looks again.
             let _timed_out = self.work.wait_for(&mut waiting, end - runtime::now());
         }
     }
 
+    /// Somebody waits.
     fn hurries(&self, waiting: &Waiting) -> bool {
-        waiting.wanted > waiting.written || waiting.bytes >= self.hurry_bytes || waiting.stop
+        waiting.wanted > waiting.written || waiting.stop
+    }
+
+    /// So much is queued that it is to become less.
+    fn is_pressed(&self, waiting: &Waiting) -> bool {
+        waiting.bytes >= self.bytes_max / 2
     }
 
     /// Takes whole sets for one batch, merged.
     fn take(&self) -> Option<Taken> {
         let mut waiting = self.waiting.lock();
-        let (ripe, records_max) = if self.hurries(&waiting) {
+        let (ripe, records_max) = if self.hurries(&waiting) || self.is_pressed(&waiting) {
             (None, BATCH_RECORDS_HURRY)
         } else {
             (Some(runtime::now()), BATCH_RECORDS)
@@ -310,7 +315,7 @@ pub(super) fn run(core: &Arc<Core>) {
             core.damaged(&e.to_string());
             return;
         }
-        core.queue.rest(((runtime::now() - began) * REST).min(REST_MAX));
+        core.queue.rest(runtime::now() - began);
     }
 }
 
