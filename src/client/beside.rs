@@ -16,12 +16,12 @@ use bytes::Bytes;
 use futures::future::{join, try_join_all};
 
 use crate::runtime::{self, Instant};
-use crate::types::{Cred, Epoch, FsResult, LogIndex, NodeId, Query, QueryReply, codec};
+use crate::types::{Cred, Epoch, FsResult, NodeId, Query, QueryReply, codec};
 use crate::wire::RpcError;
 use crate::wire::message::{MetaReply, MetaRequest, Reading, kind};
 
 use super::exchange::{ATTEMPT_TIMEOUT, blames_server};
-use super::servers::{MetaServer, MetaServers};
+use super::servers::{LogEnd, MetaServer, MetaServers};
 
 /// Queries that go the other way after a failure, and at most after failures in a row, each time twice as many.
 const PAUSE: u32 = 4;
@@ -107,11 +107,15 @@ impl Beside {
         };
         let ends = ends.unwrap_or_else(|(server, error)| {
             failed(server, &error);
-            vec![LogIndex(u64::MAX)]
+            vec![None]
         });
+        if let Some(leader) = ends.iter().flatten().find_map(|end| end.leader) {
+            servers.note_leader(Some(leader));
+        }
         if let Ok(MetaReply::Answered { result, epoch, as_of, .. }) = codec::decode(&reply.meta) {
             majority.asked.answered();
-            let helped = as_of.is_some_and(|as_of| ends.iter().all(|end| *end <= as_of));
+            let helped =
+                as_of.is_some_and(|as_of| ends.iter().all(|end| end.is_some_and(|end| end.index <= as_of)));
             self.note(helped);
             if helped || as_of.is_none() {
                 tried.answer = Some(Answer { result, epoch });
@@ -141,12 +145,11 @@ impl Beside {
     }
 }
 
-/// The end of the log of `server`, which was named as `node`.
-async fn witness(node: NodeId, server: &Arc<MetaServer>) -> Result<LogIndex, (&MetaServer, RpcError)> {
+/// The end of the log of `server`, which was named as `node`; none from another one.
+async fn witness(node: NodeId, server: &Arc<MetaServer>) -> Result<Option<LogEnd>, (&MetaServer, RpcError)> {
     match server.accepted().await {
-        Ok((who, end)) if who == node => Ok(end),
-        // Another node answers at this address now; the next question names that one.
-        Ok(_) => Ok(LogIndex(u64::MAX)),
+        // If another node answers at this address now, the next question names that one.
+        Ok(end) => Ok((end.node == node).then_some(end)),
         Err(error) => Err((server, error)),
     }
 }

@@ -63,9 +63,12 @@ enum Step {
     Again(Duration),
 }
 
-/// Decides from the error, the attempts made so far (at least 1), the servers there are and `jitter` (0 to 1023).
-fn next(error: &RpcError, attempts: u32, server_count: u32, jitter: u32) -> Step {
-    if error.retry() == RetryClass::Never {
+/// Decides from the error, the attempts made so far (at least 1), how many of them in a row met a stranger, the servers there are
+/// and `jitter` (0 to 1023).
+fn next(error: &RpcError, attempts: u32, strangers: u32, server_count: u32, jitter: u32) -> Step {
+    // A server of another cluster at one of our addresses is no reason to ask nobody else.
+    let may_be_known_elsewhere = is_stranger(error) && strangers < server_count;
+    if error.retry() == RetryClass::Never && !may_be_known_elsewhere {
         return Step::GiveUp;
     }
     let round = attempts / server_count.max(1);
@@ -95,6 +98,10 @@ pub(super) trait Watch {
     /// # Errors
     /// When it is too long to be sent.
     fn encode(&self) -> Result<Vec<u8>, codec::CodecError>;
+    /// True for a request that changes the namespace.
+    fn is_update(&self) -> bool {
+        false
+    }
     /// An attempt is about to leave: from now on it may take effect.
     fn sending(&mut self) {}
     /// An attempt failed, and certainly had no effect.
@@ -113,8 +120,9 @@ pub(super) async fn exchange(
     watch: &mut impl Watch,
 ) -> Result<MetaReply, Failure> {
     let began = runtime::now();
-    let start = servers.start();
+    let start = if watch.is_update() { servers.start_of_update() } else { servers.start() };
     let mut attempts: u32 = 0;
+    let mut strangers: u32 = 0;
     let mut applied = Applied::No;
     loop {
         let now = runtime::now();
@@ -130,6 +138,9 @@ pub(super) async fn exchange(
                     Ok(reply) => match codec::decode::<MetaReply>(&reply.meta) {
                         Ok(reply) => {
                             server.answered();
+                            if watch.is_update() {
+                                servers.note_update();
+                            }
                             return Ok(reply);
                         }
                         Err(e) => {
@@ -141,6 +152,7 @@ pub(super) async fn exchange(
             }
         };
         attempts += 1;
+        strangers = if is_stranger(&error) { strangers + 1 } else { 0 };
         match error.applied() {
             Applied::No if applied == Applied::No => watch.not_applied(),
             Applied::No => {}
@@ -155,7 +167,7 @@ pub(super) async fn exchange(
         }
         let jitter = u32::try_from(runtime::random_below(1024)).unwrap_or(0);
         let failure = |last| Failure { last, attempts, after: began.elapsed(), applied };
-        let Step::Again(pause) = next(&error, attempts, server_count, jitter) else {
+        let Step::Again(pause) = next(&error, attempts, strangers, server_count, jitter) else {
             return Err(failure(error));
         };
         if runtime::now() + pause >= deadline {
@@ -167,6 +179,11 @@ pub(super) async fn exchange(
     }
 }
 
+/// Whoever answered belongs to another cluster, or passed the request on to one that says so.
+fn is_stranger(error: &RpcError) -> bool {
+    matches!(error, RpcError::WrongCluster { .. })
+}
+
 /// True if another server is the better choice for a while.
 pub(super) fn blames_server(error: &RpcError) -> bool {
     !matches!(error, RpcError::Busy { .. } | RpcError::LeaderLost | RpcError::Refused { .. })
@@ -175,14 +192,15 @@ pub(super) fn blames_server(error: &RpcError) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::types::ClusterId;
 
     #[test]
     fn other_servers_are_asked_at_once_and_then_with_growing_pauses() {
         let error = RpcError::NoLeader;
-        assert_eq!(next(&error, 1, 3, 0), Step::Again(Duration::ZERO));
-        assert_eq!(next(&error, 2, 3, 0), Step::Again(Duration::ZERO));
+        assert_eq!(next(&error, 1, 0, 3, 0), Step::Again(Duration::ZERO));
+        assert_eq!(next(&error, 2, 0, 3, 0), Step::Again(Duration::ZERO));
         let pauses: Vec<_> = (1..20)
-            .map(|round| match next(&error, round * 3, 3, 1023) {
+            .map(|round| match next(&error, round * 3, 0, 3, 1023) {
                 Step::Again(pause) => pause,
                 Step::GiveUp => panic!("gave up"),
             })
@@ -194,7 +212,16 @@ mod tests {
     #[test]
     fn what_no_resend_mends_is_not_resent() {
         let error = RpcError::Refused { reason: String::new() };
-        assert_eq!(next(&error, 1, 3, 0), Step::GiveUp);
+        assert_eq!(next(&error, 1, 0, 3, 0), Step::GiveUp);
+    }
+
+    #[test]
+    fn a_stranger_among_the_servers_is_passed_by_and_strangers_alone_are_an_error() {
+        let error = RpcError::WrongCluster { caller: ClusterId(1), server: ClusterId(2) };
+        assert_eq!(next(&error, 1, 1, 3, 0), Step::Again(Duration::ZERO));
+        assert!(matches!(next(&error, 9, 1, 3, 0), Step::Again(_)), "the others have no leader yet");
+        assert_eq!(next(&error, 3, 3, 3, 0), Step::GiveUp);
+        assert_eq!(next(&error, 1, 1, 1, 0), Step::GiveUp);
     }
 
     #[test]

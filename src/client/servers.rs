@@ -5,14 +5,14 @@
 //! it silent and none after them. Not here: retries (`exchange`), and the probe itself (`workers`).
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use parking_lot::RwLock;
+use parking_lot::{Mutex, RwLock};
 
 use crate::net::{Channel, ChannelOptions};
-use crate::runtime::{self, Rounds, RuntimeId, current_runtime};
+use crate::runtime::{self, Instant, Rounds, RuntimeId, current_runtime};
 use crate::types::{ClusterId, ClusterMap, InodeId, LogIndex, NodeAddress, NodeId, codec};
 use crate::wire::message::{MetaReply, MetaRequest, kind};
 use crate::wire::{Class, Hello, Role, RpcError};
@@ -31,7 +31,18 @@ struct Line {
     runtime: RuntimeId,
     channels: Vec<Channel>,
     turn: AtomicUsize,
-    accepted: Rounds<Result<(NodeId, LogIndex), RpcError>>,
+    accepted: Rounds<Result<LogEnd, RpcError>>,
+}
+
+/// What a server says of its own log.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct LogEnd {
+    /// Who says it.
+    pub(super) node: NodeId,
+    /// The end.
+    pub(super) index: LogIndex,
+    /// Who leads, as far as it knows.
+    pub(super) leader: Option<NodeId>,
 }
 
 impl Line {
@@ -54,10 +65,13 @@ impl Line {
     }
 }
 
+/// How long after an update a client asks the leader: a few round trips, after which the others have heard of the update.
+const UPDATED_LATELY_MS: u64 = 20;
+
 /// One metadata server.
 pub(super) struct MetaServer {
     address: NodeAddress,
-    hello: Hello,
+    hello: Mutex<Hello>,
     /// Of the runtime that the client was made in.
     home: Arc<Line>,
     /// Of other runtimes that calls came from.
@@ -70,7 +84,7 @@ impl MetaServer {
         Self {
             home: Arc::new(Line::new(&address, hello, channel_count)),
             others: RwLock::default(),
-            hello: hello.clone(),
+            hello: Mutex::new(hello.clone()),
             address,
             suspect: AtomicBool::new(false),
         }
@@ -99,8 +113,7 @@ impl MetaServer {
             return line.clone();
         }
         others.retain(|line| line.channels.iter().all(Channel::is_kept));
-        let mut hello = self.hello.clone();
-        hello.cluster = hello.cluster.or(self.home.channels.iter().find_map(Channel::peer_cluster));
+        let hello = self.hello.lock().clone();
         let line = Arc::new(Line::new(&self.address, &hello, 1));
         others.push(line.clone());
         line
@@ -140,11 +153,11 @@ impl MetaServer {
         !self.suspect.swap(true, Ordering::Relaxed)
     }
 
-    /// How far its log goes, asked after this call began, and who says so.
+    /// How far its log goes, asked after this call began.
     ///
     /// # Errors
     /// How the exchange failed, or that it does not remember.
-    pub(super) async fn accepted(self: &Arc<Self>) -> Result<(NodeId, LogIndex), RpcError> {
+    pub(super) async fn accepted(self: &Arc<Self>) -> Result<LogEnd, RpcError> {
         let server = self.clone();
         let ask = move || {
             let server = server.clone();
@@ -153,17 +166,26 @@ impl MetaServer {
         self.line().accepted.join(ask).await
     }
 
-    async fn ask_accepted(&self) -> Result<(NodeId, LogIndex), RpcError> {
+    async fn ask_accepted(&self) -> Result<LogEnd, RpcError> {
         let internal = |reason: String| RpcError::Internal { reason };
         let meta = codec::encode(&MetaRequest::Accepted).map_err(|e| internal(e.to_string()))?;
         let reply = self.channel().call(kind::META, meta, Bytes::new(), ACCEPTED_PATIENCE).await?;
         match codec::decode(&reply.meta) {
-            Ok(MetaReply::Accepted { node, index }) => {
+            Ok(MetaReply::Accepted { node, index, leader }) => {
                 self.answered();
-                Ok((node, index))
+                Ok(LogEnd { node, index, leader })
             }
             Ok(other) => Err(internal(format!("{other:?} to Accepted"))),
             Err(e) => Err(internal(e.to_string())),
+        }
+    }
+
+    /// From now on only a server of this cluster is spoken with at its address.
+    fn set_cluster(&self, cluster: ClusterId) {
+        self.hello.lock().cluster = Some(cluster);
+        self.home.channels.iter().for_each(|channel| channel.set_cluster(cluster));
+        for line in self.others.read().iter() {
+            line.channels.iter().for_each(|channel| channel.set_cluster(cluster));
         }
     }
 
@@ -194,12 +216,17 @@ pub(super) struct Majority {
 
 /// All of them.
 pub(super) struct MetaServers {
-    hello: Hello,
+    hello: Mutex<Hello>,
     channel_count: usize,
     spread: Spread,
     given: Vec<NodeAddress>,
     list: RwLock<Arc<Vec<Arc<MetaServer>>>>,
     turn: AtomicUsize,
+    /// Who leads, as a server said lately; 0: not known. It may be somebody else by now.
+    leader: AtomicU64,
+    /// Since `began`, in milliseconds, when this client's latest update was answered.
+    updated: AtomicU64,
+    began: Instant,
 }
 
 impl MetaServers {
@@ -213,12 +240,15 @@ impl MetaServers {
         let open = |a: &NodeAddress| Arc::new(MetaServer::new(a.clone(), &hello, options.channel_count));
         let list = given.iter().map(open).collect();
         Self {
-            hello,
+            hello: Mutex::new(hello),
             channel_count: options.channel_count,
             spread: options.spread,
             given,
             list: RwLock::new(Arc::new(list)),
             turn: AtomicUsize::new(0),
+            leader: AtomicU64::new(0),
+            updated: AtomicU64::new(0),
+            began: runtime::now(),
         }
     }
 
@@ -227,12 +257,49 @@ impl MetaServers {
         self.list.read().clone()
     }
 
-    /// Where the attempts of a new call begin.
+    /// Where the attempts of a new call begin that changes nothing.
+    ///
+    /// For a moment after an update that is the leader: it has applied the update, and the others will hear of that with the next one.
     pub(super) fn start(&self) -> usize {
         match self.spread {
+            Spread::Pin if self.since_began() < self.updated.load(Ordering::Relaxed) + UPDATED_LATELY_MS => {
+                self.start_of_update()
+            }
             Spread::Pin => self.turn.load(Ordering::Relaxed),
             Spread::Even => self.turn.fetch_add(1, Ordering::Relaxed),
         }
+    }
+
+    /// Where the attempts of an update begin: at the leader, to whom all others would pass it on.
+    pub(super) fn start_of_update(&self) -> usize {
+        let at_leader = match (self.spread, self.leader.load(Ordering::Relaxed)) {
+            (Spread::Even, _) | (_, 0) => None,
+            (Spread::Pin, leader) => {
+                self.list.read().iter().position(|s| s.node() == Some(NodeId(leader)) && !s.is_suspect())
+            }
+        };
+        at_leader.unwrap_or_else(|| match self.spread {
+            Spread::Pin => self.turn.load(Ordering::Relaxed),
+            Spread::Even => self.turn.fetch_add(1, Ordering::Relaxed),
+        })
+    }
+
+    /// A server said who leads.
+    pub(super) fn note_leader(&self, leader: Option<NodeId>) {
+        let leader = leader.map_or(0, |node| node.0);
+        // Read first: a store by every call would bounce the cache line between cores.
+        if self.leader.load(Ordering::Relaxed) != leader {
+            self.leader.store(leader, Ordering::Relaxed);
+        }
+    }
+
+    /// An update was answered.
+    pub(super) fn note_update(&self) {
+        self.updated.store(self.since_began(), Ordering::Relaxed);
+    }
+
+    fn since_began(&self) -> u64 {
+        u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX)
     }
 
     /// As [`MetaServers::start`], of a query about `subject`.
@@ -271,6 +338,7 @@ impl MetaServers {
     /// A pinned client leaves the server its call began at; others' calls that noticed already have moved on.
     pub(super) fn leave(&self, start: usize) {
         if self.spread == Spread::Pin {
+            self.note_leader(None);
             let next = start.wrapping_add(1);
             // Losing the race means that another call has moved on: nothing to do.
             let _ = self.turn.compare_exchange(start, next, Ordering::Relaxed, Ordering::Relaxed);
@@ -281,6 +349,13 @@ impl MetaServers {
     /// name hosts that only the cluster's own network resolves.
     pub(super) fn learn(&self, map: &ClusterMap) {
         let mut list = self.list.write();
+        let mut hello = self.hello.lock().clone();
+        if hello.cluster.is_none() && map.cluster != ClusterId::default() {
+            hello.cluster = Some(map.cluster);
+            *self.hello.lock() = hello.clone();
+            // Connections that are still to be made do not stay with a stranger that they meet first.
+            list.iter().for_each(|server| server.set_cluster(map.cluster));
+        }
         let mut new: Vec<Arc<MetaServer>> =
             list.iter().filter(|s| self.given.contains(&s.address)).cloned().collect();
         if new.len() < map.meta.len() {
@@ -291,7 +366,7 @@ impl MetaServers {
                 }
                 let kept = list.iter().find(|s| s.address == meta.address).cloned();
                 new.push(kept.unwrap_or_else(|| {
-                    Arc::new(MetaServer::new(meta.address.clone(), &self.hello, self.channel_count))
+                    Arc::new(MetaServer::new(meta.address.clone(), &hello, self.channel_count))
                 }));
             }
         }

@@ -383,6 +383,10 @@ impl Watch for Ticket {
         }
     }
 
+    fn is_update(&self) -> bool {
+        true
+    }
+
     fn sending(&mut self) {
         self.outcome = Outcome::Unknown;
     }

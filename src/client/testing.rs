@@ -63,6 +63,8 @@ pub(crate) struct World {
     pub(crate) dice: Mutex<Option<Dice>>,
     /// Updates that came, resends included.
     pub(crate) update_count: AtomicU64,
+    /// Who leads, as all servers say.
+    pub(crate) leader: Mutex<Option<NodeId>>,
 }
 
 impl World {
@@ -149,7 +151,11 @@ struct MetaHandler {
 impl MetaHandler {
     fn answer(&self, request: MetaRequest) -> MetaReply {
         match request {
-            MetaRequest::Accepted => MetaReply::Accepted { node: self.node, index: self.world.index() },
+            MetaRequest::Accepted => MetaReply::Accepted {
+                node: self.node,
+                index: self.world.index(),
+                leader: *self.world.leader.lock(),
+            },
             MetaRequest::Query { cred, query, reading: Reading::Beside(_), .. } => {
                 let now = || (self.world.view(), self.world.index());
                 let (view, index) = match *self.fault.lock() {
@@ -308,6 +314,7 @@ impl Fake {
             told: Mutex::default(),
             dice: Mutex::default(),
             update_count: AtomicU64::new(0),
+            leader: Mutex::default(),
         });
         let replica_count = u8::try_from(data_count.clamp(1, 3)).unwrap();
         let layout = Layout { replica_count, durable_min: replica_count.min(2), block_len: 64 << 10 };

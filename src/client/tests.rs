@@ -65,6 +65,32 @@ async fn reads_go_on_beside_a_silent_server() {
     }
 }
 
+/// Updates go to who is said to lead, and to others when that one is gone or says nothing.
+#[tokio::test]
+async fn updates_find_the_leader_and_do_without_it() {
+    let fake = Fake::start(3, 0).await;
+    let client = fake.client().await;
+    for leader in &fake.meta {
+        let node = NodeId(fake.meta.iter().position(|m| m.address == leader.address).unwrap() as u64 + 1);
+        *fake.world.leader.lock() = Some(node);
+        let told = async {
+            loop {
+                // Whoever is asked, a witness tells.
+                client.stat("/").await.unwrap();
+                let server = client.core.servers.pick(client.core.servers.start_of_update(), 0);
+                if *server.address() == leader.address {
+                    return;
+                }
+            }
+        };
+        runtime::timeout(Duration::from_secs(30), told).await.expect("the leader becomes known");
+        client.mkdir(format!("/{node}"), 0o755).await.unwrap();
+        leader.set(Fault::Refuses);
+        client.mkdir(format!("/{node}/without"), 0o755).await.unwrap();
+        leader.set(Fault::None);
+    }
+}
+
 /// Calls from another runtime have connections of their own there, which end with it and are not missed.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn calls_come_from_any_runtime_and_outlive_it() {
@@ -203,7 +229,7 @@ async fn calls_go_on_when_a_metadata_server_dies_or_falls_silent() {
 #[tokio::test]
 async fn when_nobody_answers_a_call_ends_with_its_deadline() {
     let fake = Fake::start(2, 0).await;
-    let options = ClientOptions { call_timeout: Duration::from_millis(300), ..ClientOptions::default() };
+    let options = ClientOptions { call_timeout: Duration::from_secs(1), ..ClientOptions::default() };
     let client = fake.connect(options).await;
     fake.meta.iter().for_each(|m| m.set(Fault::Refuses));
     let error = client.mkdir("/d", 0o755).await.unwrap_err();

@@ -193,7 +193,10 @@ impl Service {
                 self.query(&cred, &query, epoch, &reading, deadline).await
             }
             MetaRequest::Accepted => match self.consensus.accepted() {
-                Some(index) => Ok(MetaReply::Accepted { node: self.node, index }),
+                Some(index) => {
+                    let leader = self.consensus.leader().map(|leader| leader.node);
+                    Ok(MetaReply::Accepted { node: self.node, index, leader })
+                }
                 None => Err(RpcError::NotReady { reason: FORGETFUL.into() }),
             },
             MetaRequest::Status => match self.status()?.cluster().await {

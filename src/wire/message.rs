@@ -213,6 +213,8 @@ pub enum MetaReply {
         node: NodeId,
         /// The end of its log, whether committed or not.
         index: LogIndex,
+        /// Who leads, as far as it knows: a hint where updates take effect soonest.
+        leader: Option<NodeId>,
     },
 }
 
