@@ -34,17 +34,6 @@ struct Line {
     accepted: Rounds<Result<LogEnd, RpcError>>,
 }
 
-/// What a server says of its own log.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct LogEnd {
-    /// Who says it.
-    pub(super) node: NodeId,
-    /// The end.
-    pub(super) index: LogIndex,
-    /// Who leads, as far as it knows.
-    pub(super) leader: Option<NodeId>,
-}
-
 impl Line {
     /// Of the runtime that this is called in.
     fn new(address: &NodeAddress, hello: &Hello, channel_count: usize) -> Self {
@@ -63,6 +52,17 @@ impl Line {
         let turn = if self.channels.len() == 1 { 0 } else { self.turn.fetch_add(1, Ordering::Relaxed) };
         self.channels[turn % self.channels.len()].clone()
     }
+}
+
+/// What a server says of its own log.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct LogEnd {
+    /// Who says it.
+    pub(super) node: NodeId,
+    /// The end.
+    pub(super) index: LogIndex,
+    /// Who leads, as far as it knows.
+    pub(super) leader: Option<NodeId>,
 }
 
 /// How long after an update a client asks the leader: a few round trips, after which the others have heard of the update.
@@ -261,27 +261,25 @@ impl MetaServers {
     ///
     /// For a moment after an update that is the leader: it has applied the update, and the others will hear of that with the next one.
     pub(super) fn start(&self) -> usize {
-        match self.spread {
-            Spread::Pin if self.since_began() < self.updated.load(Ordering::Relaxed) + UPDATED_LATELY_MS => {
-                self.start_of_update()
-            }
-            Spread::Pin => self.turn.load(Ordering::Relaxed),
-            Spread::Even => self.turn.fetch_add(1, Ordering::Relaxed),
-        }
+        let updated_lately = self.since_began() < self.updated.load(Ordering::Relaxed) + UPDATED_LATELY_MS;
+        if updated_lately { self.start_of_update() } else { self.next_turn() }
     }
 
     /// Where the attempts of an update begin: at the leader, to whom all others would pass it on.
     pub(super) fn start_of_update(&self) -> usize {
-        let at_leader = match (self.spread, self.leader.load(Ordering::Relaxed)) {
-            (Spread::Even, _) | (_, 0) => None,
-            (Spread::Pin, leader) => {
-                self.list.read().iter().position(|s| s.node() == Some(NodeId(leader)) && !s.is_suspect())
-            }
-        };
-        at_leader.unwrap_or_else(|| match self.spread {
+        let leader = NodeId(self.leader.load(Ordering::Relaxed));
+        if self.spread == Spread::Even || leader == NodeId(0) {
+            return self.next_turn();
+        }
+        let at_leader = self.list.read().iter().position(|s| s.node() == Some(leader) && !s.is_suspect());
+        at_leader.unwrap_or_else(|| self.next_turn())
+    }
+
+    fn next_turn(&self) -> usize {
+        match self.spread {
             Spread::Pin => self.turn.load(Ordering::Relaxed),
             Spread::Even => self.turn.fetch_add(1, Ordering::Relaxed),
-        })
+        }
     }
 
     /// A server said who leads.

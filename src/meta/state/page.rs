@@ -65,12 +65,6 @@ pub(super) fn first_page(key: &[u8]) -> Option<PageKey> {
     split(key, len).map(|(page, _)| page)
 }
 
-/// True if entries under `key` are pages.
-#[cfg(test)]
-pub(super) fn is_page(key: &[u8]) -> bool {
-    place(key).is_some()
-}
-
 /// The records of a page; none where it makes no sense.
 pub(super) struct Records<'a> {
     rest: &'a [u8],
@@ -154,7 +148,7 @@ mod tests {
         assert_eq!(page.record(5).as_bytes(), inode(0x1235));
         assert_eq!(place(&inode(0x1230)).unwrap().0, page);
         assert_ne!(place(&inode(0x1240)).unwrap().0, page);
-        assert!(is_page(page.as_bytes()));
+        assert_eq!(place(page.as_bytes()), Some((page, 0)));
         let mut longer = inode(7);
         longer.push(0);
         for alone in [&[][..], &[2], &longer, &[3; 17], b"dense"] {

@@ -4,7 +4,7 @@
 //! the stamp of the last one, so sled never holds half of a set; sets reach sled in the order applied.
 //!
 //! Batches stay small: sled lets nobody read while it applies one (its lock is for the whole process), and a cold read
-//! must not wait longer than a few milliseconds. Why not large ones with an intent: docs/decisions/0005-view.md.
+//! must not wait longer than some milliseconds. Why not large ones with an intent: docs/decisions/0005-view.md.
 
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, VecDeque};
