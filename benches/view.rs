@@ -9,7 +9,7 @@ use std::time::Instant;
 use bytes::Bytes;
 use pohmelfs::meta::state::{State, StateConfig};
 use pohmelfs::meta::{Machine, Position};
-use pohmelfs::namespace::{Change, ChangeSet};
+use pohmelfs::namespace::{Change, ChangeSet, Key};
 use pohmelfs::types::LogIndex;
 
 type Failure = Box<dyn std::error::Error>;
@@ -61,8 +61,9 @@ fn main() -> Result<(), Failure> {
     rate("apply new records into memory", count, || {
         for first in (0..count).step_by(SET) {
             let range = first..(first + SET as u64).min(count);
-            let mut changes: ChangeSet =
-                range.map(|n| Change { key: key(n), old: None, new: Some(value(n)) }).collect();
+            let mut changes: ChangeSet = range
+                .map(|n| Change { key: Key::from(&key(n)[..]), old: None, new: Some(value(n)) })
+                .collect();
             changes.sort_by(|a, b| a.key.cmp(&b.key));
             apply(&state, changes)?;
         }
@@ -130,7 +131,7 @@ fn main() -> Result<(), Failure> {
             for first in (0..updates).step_by(SET) {
                 let mut changes: ChangeSet = (first..first + SET as u64)
                     .map(|n| n * 3 % count)
-                    .map(|n| Change { key: key(n), old: Some(value(n)), new: Some(value(n)) })
+                    .map(|n| Change { key: Key::from(&key(n)[..]), old: Some(value(n)), new: Some(value(n)) })
                     .collect();
                 changes.sort_by(|a, b| a.key.cmp(&b.key));
                 apply(&state, changes)?;

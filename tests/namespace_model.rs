@@ -12,7 +12,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use bytes::Bytes;
 use namespace_support::{World, check, name};
 use pohmelfs::namespace::{
-    BlockUse, Command, MemoryView, Op, Txn, apply, block_refs, orphans, query, reclaim_queue,
+    BlockUse, Command, Key, MemoryView, Op, Txn, apply, block_refs, orphans, query, reclaim_queue,
 };
 use pohmelfs::types::*;
 
@@ -513,7 +513,7 @@ fn batches_do_not_matter() {
     let one = run(seed() ^ 0x77, 600, 63);
     for batch in [1, 3, 64, usize::MAX] {
         let mut view = MemoryView::default();
-        let mut union: BTreeMap<Bytes, (Option<Bytes>, Option<Bytes>)> = BTreeMap::new();
+        let mut union: BTreeMap<Key, (Option<Bytes>, Option<Bytes>)> = BTreeMap::new();
         for commands in one.log.chunks(batch.min(one.log.len())) {
             let mut txn = Txn::new(&view);
             for command in commands {
@@ -528,8 +528,8 @@ fn batches_do_not_matter() {
         }
         assert_eq!(view, one.view, "batches of {batch}");
         union.retain(|_, (old, new)| old != new);
-        let all: BTreeMap<Bytes, (Option<Bytes>, Option<Bytes>)> =
-            view.records.iter().map(|(k, v)| (Bytes::from(k.clone()), (None, Some(v.clone())))).collect();
+        let all: BTreeMap<Key, (Option<Bytes>, Option<Bytes>)> =
+            view.records.iter().map(|(k, v)| (Key::from(&k[..]), (None, Some(v.clone())))).collect();
         assert_eq!(union, all, "batches of {batch}");
     }
 }

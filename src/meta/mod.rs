@@ -1,6 +1,6 @@
 //! The metadata server: a raft voter that holds the namespace.
 //!
-//! A request enters by `service`; an update goes through `proposer` (which prepares it) into `raft`, and comes out by
+//! A request enters by `service`; an update goes through `proposer` (which prepares it, at its `pace`) into `raft`, and comes out by
 //! `machine` into `state`; a query waits in `reads` and asks `state`. `leader` and `worker` watch over sessions and data
 //! servers. Not here: namespace rules (`namespace`), blocks (`data`), who joins roles in one process (`cli`).
 
@@ -8,6 +8,7 @@ mod errors;
 pub(crate) mod identity;
 mod leader;
 mod machine;
+mod pace;
 mod peers;
 pub mod prepare;
 mod proposer;

@@ -1,8 +1,7 @@
 //! The leader's queue of operations on their way into the log.
 //!
-//! `service` and `worker` submit; one task prepares what has queued up as one entry and keeps several entries in flight.
-//! So many callers share one fsync, and one caller waits for nobody: an entry leaves at once when nothing is on its way, and
-//! beside others as soon as it carries as much as they do. Holds: operations enter the log in the order they were submitted.
+//! `service` and `worker` submit; one task prepares what has queued up as one entry, when `pace` says so, and keeps several entries in
+//! flight. So many callers share one fsync. Holds: operations enter the log in the order they were submitted.
 //! Not here: finding the leader (`service`), resending (clients do, with the same request id).
 
 use std::sync::Arc;
@@ -13,22 +12,19 @@ use futures::StreamExt;
 use futures::stream::FuturesUnordered;
 use tokio::sync::{mpsc, oneshot};
 
+use super::pace::{ENTRY_OPS_MAX, Next, Pace};
 use super::prepare::Prepare;
 use super::raft::{Consensus, ConsensusError};
 use crate::namespace::{Command, Op, Reply};
-use crate::runtime::{self, Tasks};
+use crate::runtime::{self, Instant, Tasks};
 use crate::types::{NodeAddress, Update, codec};
 use crate::wire::RpcError;
 
 /// Operations that wait for a place in an entry. More than all clients of a busy cluster have in flight; above it the
 /// answer is Busy, and clients slow down.
 const QUEUE_MAX: usize = 8192;
-/// Operations in one entry at most.
-const ENTRY_OPS_MAX: usize = 512;
 /// Bytes in one entry at most, roughly: followers must fsync it within a heartbeat or two.
 const ENTRY_BYTES_MAX: usize = 512 << 10;
-/// Entries in flight. Two keep the disk busy while the network works, the rest absorbs a burst.
-const IN_FLIGHT_MAX: usize = 4;
 
 struct Item {
     op: Op,
@@ -95,16 +91,17 @@ type Waiters = Vec<oneshot::Sender<Result<Reply, RpcError>>>;
 async fn run(consensus: Consensus, mut items: mpsc::Receiver<Item>, counts: Arc<Counts>) {
     let mut prepare = Prepare::default();
     let mut in_flight = FuturesUnordered::new();
-    let mut ops_in_flight = 0;
+    let mut pace = Pace::default();
+    let mut next = Next::Stays;
     let mut queued: Vec<Item> = Vec::with_capacity(ENTRY_OPS_MAX);
     loop {
         let room = ENTRY_OPS_MAX - queued.len();
         tokio::select! {
             biased;
-            // Both branches are safe to drop: a received item is in `queued` at once, a future stays in its set.
-            Some((outcome, waiters)) = in_flight.next(), if !in_flight.is_empty() => {
+            // All branches are safe to drop: a received item is in `queued` at once, a future stays in its set.
+            Some((outcome, waiters, left)) = in_flight.next(), if !in_flight.is_empty() => {
                 let waiters: Waiters = waiters;
-                ops_in_flight -= waiters.len();
+                pace.done(waiters.len(), runtime::now() - left);
                 settle(outcome, waiters);
             }
             count = items.recv_many(&mut queued, room), if room > 0 => {
@@ -112,18 +109,19 @@ async fn run(consensus: Consensus, mut items: mpsc::Receiver<Item>, counts: Arc<
                     return;
                 }
             }
+            () = moment(next) => {}
         }
-        if !leaves(queued.len(), in_flight.len(), ops_in_flight) {
-            continue;
-        }
-        let mut rest = queued.drain(..).peekable();
-        while rest.peek().is_some() {
-            let (commands, waiters) = fill(&mut prepare, &mut rest);
+        loop {
+            next = pace.next(queued.len(), runtime::now());
+            if next != Next::Leaves {
+                break;
+            }
+            let (commands, waiters) = fill(&mut prepare, &mut queued);
             counts.ops.fetch_add(waiters.len() as u64, Ordering::Relaxed);
             counts.entries.fetch_add(1, Ordering::Relaxed);
             match codec::encode(&commands) {
                 Ok(bytes) => {
-                    ops_in_flight += waiters.len();
+                    pace.left(waiters.len());
                     in_flight.push(propose(consensus.clone(), Bytes::from(bytes), waiters));
                 }
                 Err(e) => refuse(waiters, &e),
@@ -132,27 +130,25 @@ async fn run(consensus: Consensus, mut items: mpsc::Receiver<Item>, counts: Arc<
     }
 }
 
-/// Whether what has queued up leaves now, as one entry. At once when nothing is on its way; else when at least as much has
-/// queued as is: callers that come again and again then share two entries that take turns, and not many small ones.
-fn leaves(queued: usize, entries_in_flight: usize, ops_in_flight: usize) -> bool {
-    queued > 0 && entries_in_flight < IN_FLIGHT_MAX && queued >= ops_in_flight.min(ENTRY_OPS_MAX)
+/// Returns when it is time to look again, though nothing came.
+async fn moment(next: Next) {
+    match next {
+        Next::StaysUntil(until) => runtime::sleep_until(until).await,
+        Next::Leaves | Next::Stays => std::future::pending().await,
+    }
 }
 
-/// Takes operations until an entry is full.
-fn fill(
-    prepare: &mut Prepare,
-    rest: &mut std::iter::Peekable<impl Iterator<Item = Item>>,
-) -> (Vec<Command>, Waiters) {
-    let (mut commands, mut waiters, mut bytes) = (Vec::new(), Vec::new(), 0);
+/// Takes operations from the front until an entry is full.
+fn fill(prepare: &mut Prepare, queued: &mut Vec<Item>) -> (Vec<Command>, Waiters) {
+    let mut bytes = 0;
+    let fit = queued.iter().take_while(|item| {
+        let fits = bytes < ENTRY_BYTES_MAX;
+        bytes += weight(&item.op);
+        fits
+    });
+    let count = fit.count();
     let clock = runtime::wall_clock();
-    while bytes < ENTRY_BYTES_MAX
-        && let Some(Item { op, reply }) = rest.next()
-    {
-        bytes += weight(&op);
-        commands.push(prepare.command(op, clock));
-        waiters.push(reply);
-    }
-    (commands, waiters)
+    queued.drain(..count).map(|Item { op, reply }| (prepare.command(op, clock), reply)).unzip()
 }
 
 /// About how many bytes an operation takes in the log.
@@ -176,8 +172,9 @@ async fn propose(
     consensus: Consensus,
     commands: Bytes,
     waiters: Waiters,
-) -> (Result<Vec<Reply>, ConsensusError>, Waiters) {
-    (consensus.propose(commands).await, waiters)
+) -> (Result<Vec<Reply>, ConsensusError>, Waiters, Instant) {
+    let left = runtime::now();
+    (consensus.propose(commands).await, waiters, left)
 }
 
 fn settle(outcome: Result<Vec<Reply>, ConsensusError>, waiters: Waiters) {
@@ -204,20 +201,5 @@ fn refuse(waiters: Waiters, error: &codec::CodecError) {
 fn answer_all(waiters: Waiters, error: &RpcError) {
     for waiter in waiters {
         let _ = waiter.send(Err(error.clone()));
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn an_entry_leaves_alone_at_once_and_beside_others_when_it_is_worth_it() {
-        assert!(!leaves(0, 0, 0), "nothing to propose");
-        assert!(leaves(1, 0, 0), "one caller waits for nobody");
-        assert!(leaves(1, 1, 1) && leaves(8, 1, 8));
-        assert!(!leaves(7, 1, 8), "more gathers meanwhile");
-        assert!(leaves(ENTRY_OPS_MAX, 2, 2 * ENTRY_OPS_MAX), "a full one has nothing to wait for");
-        assert!(!leaves(ENTRY_OPS_MAX, IN_FLIGHT_MAX, 1));
     }
 }

@@ -11,6 +11,7 @@ mod command;
 mod dentry;
 mod extents;
 mod inspect;
+mod key;
 mod keys;
 mod locks;
 mod memory;
@@ -28,6 +29,7 @@ pub use inspect::{
     BlockUse, OrphanInfo, SessionInfo, SuperblockInfo, block_refs, blocks, map, orphans, reclaim_queue,
     remembered, session_alive, sessions, superblock,
 };
+pub use key::Key;
 pub use keys::counting_key_len;
 pub use memory::MemoryView;
 pub use query::query;

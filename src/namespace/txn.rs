@@ -7,6 +7,7 @@
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry as MapEntry;
 use std::ops::Bound::{Excluded, Included};
 use std::ops::ControlFlow;
 
@@ -15,7 +16,7 @@ use bytes::Bytes;
 use super::dentry::{self, HashRule};
 use super::keys;
 use super::records::{Entry, Inode, Record, Superblock};
-use super::{Change, ChangeSet, View, ViewError};
+use super::{Change, ChangeSet, Key, View, ViewError};
 use crate::types::{Cookie, FsError, InodeId, Name, RequestId, SessionId};
 
 /// Why an operation ended early: an answer for the caller, or a view that cannot be read.
@@ -76,17 +77,18 @@ struct Held {
 pub(super) struct Overlay<'v> {
     view: &'v dyn View,
     // Behind a RefCell so that a read can cache. Borrowed for a scan: callbacks of scans only collect.
-    records: RefCell<BTreeMap<Bytes, Held>>,
+    records: RefCell<BTreeMap<Key, Held>>,
 }
 
 impl View for Overlay<'_> {
     fn get(&self, key: &[u8]) -> Result<Option<Bytes>, ViewError> {
-        if let Some(record) = self.records.borrow().get(key) {
+        let held = Key::from(key);
+        if let Some(record) = self.records.borrow().get(&held) {
             return Ok(record.now.clone());
         }
         let old = self.view.get(key)?;
         let record = Held { old: old.clone(), now: old.clone() };
-        self.records.borrow_mut().insert(Bytes::copy_from_slice(key), record);
+        self.records.borrow_mut().insert(held, record);
         Ok(old)
     }
 
@@ -100,7 +102,7 @@ impl View for Overlay<'_> {
             return Ok(());
         }
         let records = self.records.borrow();
-        let mut ours = records.range::<[u8], _>((Included(from), Excluded(to))).peekable();
+        let mut ours = records.range((Included(Key::from(from)), Excluded(Key::from(to)))).peekable();
         let mut stopped = false;
         self.view.scan(from, to, &mut |key, value| {
             let mut give = |key: &[u8], value: &Bytes| {
@@ -134,12 +136,12 @@ impl View for Overlay<'_> {
 
 impl Overlay<'_> {
     fn set(&self, key: &[u8], now: Option<Bytes>) -> Result<(), ViewError> {
-        let mut records = self.records.borrow_mut();
-        if let Some(record) = records.get_mut(key) {
-            record.now = now;
-        } else {
-            let old = self.view.get(key)?;
-            records.insert(Bytes::copy_from_slice(key), Held { old, now });
+        match self.records.borrow_mut().entry(Key::from(key)) {
+            MapEntry::Occupied(record) => record.into_mut().now = now,
+            MapEntry::Vacant(free) => {
+                let old = self.view.get(key)?;
+                free.insert(Held { old, now });
+            }
         }
         Ok(())
     }
@@ -159,11 +161,8 @@ impl Overlay<'_> {
 
     /// Like `put_bytes`, for a key that the view cannot hold.
     pub(super) fn put_bytes_fresh(&self, key: &[u8], value: Bytes) {
-        self.records
-            .borrow_mut()
-            .entry(Bytes::copy_from_slice(key))
-            .or_insert(Held { old: None, now: None })
-            .now = Some(value);
+        self.records.borrow_mut().entry(Key::from(key)).or_insert(Held { old: None, now: None }).now =
+            Some(value);
     }
 
     pub(super) fn delete(&self, key: &[u8]) -> Result<(), ViewError> {
@@ -250,12 +249,12 @@ impl<'v> Txn<'v> {
     pub fn finish_knowing(self) -> (ChangeSet, Memo) {
         let room = self.inodes.len() + self.records.records.borrow().len() + 1;
         // The tables come in the order of their tags, so the changes come in the order of their keys.
-        let superblock = self
-            .superblock
-            .map(|s| (Bytes::from_static(keys::SUPERBLOCK), s.old, s.now.map(|now| now.encode())));
-        let inodes = self.inodes.into_iter().filter(|(_, i)| i.dirty).map(|(id, inode)| {
-            (Bytes::copy_from_slice(&keys::inode(id)), inode.old, inode.now.map(|now| now.encode()))
-        });
+        let superblock =
+            self.superblock.map(|s| (Key::from(keys::SUPERBLOCK), s.old, s.now.map(|now| now.encode())));
+        let inodes =
+            self.inodes.into_iter().filter(|(_, i)| i.dirty).map(|(id, inode)| {
+                (Key::from(keys::inode(id)), inode.old, inode.now.map(|now| now.encode()))
+            });
         let records = self.records.records.into_inner().into_iter().map(|(key, r)| (key, r.old, r.now));
         let changed = superblock
             .into_iter()
@@ -294,7 +293,6 @@ impl<'v> Txn<'v> {
     }
 
     fn cached(&mut self, id: InodeId) -> Result<&mut CachedInode, ViewError> {
-        use std::collections::btree_map::Entry as MapEntry;
         match self.inodes.entry(id) {
             MapEntry::Occupied(e) => Ok(e.into_mut()),
             MapEntry::Vacant(e) => {
@@ -438,7 +436,7 @@ mod tests {
         assert_eq!(
             changes,
             [Change {
-                key: Bytes::from_static(&[10]),
+                key: Key::from([10]),
                 old: Some(Bytes::from_static(b"a")),
                 new: Some(Bytes::from_static(b"b")),
             }]

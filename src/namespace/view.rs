@@ -7,6 +7,8 @@ use std::ops::ControlFlow;
 
 use bytes::Bytes;
 
+use super::Key;
+
 /// The stored state could not be read. Under apply this stops the node: a silent difference between voters is worse
 /// than a missing voter.
 #[derive(Debug, thiserror::Error)]
@@ -40,7 +42,7 @@ pub trait View {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Change {
     /// Its key.
-    pub key: Bytes,
+    pub key: Key,
     /// What was stored before; the state hash takes it out.
     pub old: Option<Bytes>,
     /// What is stored now; none: deleted.

@@ -15,7 +15,7 @@ use bytes::Bytes;
 use super::engine::Engine;
 use super::record::Stamp;
 use super::writer::Merged;
-use crate::namespace::ViewError;
+use crate::namespace::{Key, ViewError};
 
 /// Records in one chunk: sled is held for about a millisecond.
 const CHUNK_RECORDS: usize = 1024;
@@ -37,9 +37,9 @@ pub(super) struct Disk {
 #[derive(Default)]
 pub(super) struct Cut {
     /// Keys up to here are read. The empty key is no record, so a fresh cut has read none.
-    done: Bytes,
+    done: Key,
     /// Records behind `done` as of the cut; none: not there then.
-    pre_images: BTreeMap<Bytes, Option<Bytes>>,
+    pre_images: BTreeMap<Key, Option<Bytes>>,
     bytes: u64,
 }
 
@@ -49,12 +49,12 @@ fn size(key: &[u8], value: Option<&Bytes>) -> u64 {
 
 impl Disk {
     /// Puts aside what a batch is going to change ahead of the cut; false when there is no room for it now.
-    pub(super) fn keep_pre_images(&mut self, batch: &BTreeMap<Bytes, Merged>, bytes_max: u64) -> bool {
+    pub(super) fn keep_pre_images(&mut self, batch: &BTreeMap<Key, Merged>, bytes_max: u64) -> bool {
         let Some(cut) = &mut self.cut else { return true };
         if cut.bytes >= bytes_max {
             return false;
         }
-        for (key, merged) in batch.range::<[u8], _>((Bound::Excluded(cut.done.as_ref()), Bound::Unbounded)) {
+        for (key, merged) in batch.range::<Key, _>((Bound::Excluded(&cut.done), Bound::Unbounded)) {
             if !cut.pre_images.contains_key(key) {
                 cut.bytes += size(key, merged.old.as_ref());
                 cut.pre_images.insert(key.clone(), merged.old.clone());
@@ -66,13 +66,13 @@ impl Disk {
 
 impl Cut {
     /// The next records of the cut in key order, perhaps none of them in this chunk; no list at the end.
-    pub(super) fn chunk(&mut self, engine: &Engine) -> Result<Option<Vec<(Bytes, Bytes)>>, ViewError> {
+    pub(super) fn chunk(&mut self, engine: &Engine) -> Result<Option<Vec<(Key, Bytes)>>, ViewError> {
         let mut present = Vec::new();
         let mut bytes = 0;
         for record in engine.range(Bound::Excluded(self.done.as_ref()), Bound::Unbounded) {
             let (key, value) = record?;
             bytes += key.len() + value.len();
-            present.push((Bytes::copy_from_slice(&key), value));
+            present.push((Key::from(&key[..]), value));
             if present.len() >= CHUNK_RECORDS || bytes >= CHUNK_BYTES {
                 break;
             }

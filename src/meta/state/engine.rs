@@ -21,7 +21,7 @@ use super::super::StoreError;
 use super::filter::KeyFilter;
 use super::page::{self, PageKey};
 use super::record::{Stamp, Tally, seal, show, unseal};
-use crate::namespace::ViewError;
+use crate::namespace::{Key, ViewError};
 use crate::types::codec;
 
 /// The key of the stamp. No record has an empty key.
@@ -42,7 +42,7 @@ const WRONG_CHECKSUM: &str = "wrong checksum";
 const NO_PAGE: &str = "it should be a page of records and is none";
 
 /// Key -> value, or the knowledge that there is none.
-type ReadCache = Cache<Bytes, Option<Bytes>, CacheWeight>;
+type ReadCache = Cache<Key, Option<Bytes>, CacheWeight>;
 
 /// What becomes of records of one page, by their numbers.
 type PageChanges<'a> = Vec<(u8, Option<&'a [u8]>)>;
@@ -50,8 +50,8 @@ type PageChanges<'a> = Vec<(u8, Option<&'a [u8]>)>;
 #[derive(Clone)]
 struct CacheWeight;
 
-impl Weighter<Bytes, Option<Bytes>> for CacheWeight {
-    fn weight(&self, key: &Bytes, value: &Option<Bytes>) -> u64 {
+impl Weighter<Key, Option<Bytes>> for CacheWeight {
+    fn weight(&self, key: &Key, value: &Option<Bytes>) -> u64 {
         CACHE_OVERHEAD + (key.len() + value.as_ref().map_or(0, Bytes::len)) as u64
     }
 }
@@ -124,7 +124,7 @@ impl Engine {
                 Ok(None)
             })?,
         };
-        self.cache.insert(Bytes::copy_from_slice(key), value.clone());
+        self.cache.insert(Key::from(key), value.clone());
         Ok(value)
     }
 
@@ -164,7 +164,7 @@ impl Engine {
     /// Writes changes and the stamp of the state that they lead to, all or nothing.
     pub(super) fn write<'a>(
         &self,
-        changes: impl Iterator<Item = (&'a Bytes, Option<&'a Bytes>)>,
+        changes: impl Iterator<Item = (&'a [u8], Option<&'a Bytes>)>,
         stamp: Option<&Stamp>,
     ) -> Result<(), StoreError> {
         let failed =
@@ -179,8 +179,8 @@ impl Engine {
                 (Some((page, number)), value) => {
                     pages.entry(page).or_default().push((number, value.map(AsRef::as_ref)));
                 }
-                (None, Some(value)) => batch.insert(key.as_ref(), seal(key, value)),
-                (None, None) => batch.remove(key.as_ref()),
+                (None, Some(value)) => batch.insert(key, seal(key, value)),
+                (None, None) => batch.remove(key),
             }
         }
         for (key, changes) in pages {
@@ -207,7 +207,7 @@ impl Engine {
     }
 
     /// Remembers what was just written, before the overlay forgets it: from then on the cache answers.
-    pub(super) fn remember(&self, changes: &BTreeMap<Bytes, super::writer::Merged>) {
+    pub(super) fn remember(&self, changes: &BTreeMap<Key, super::writer::Merged>) {
         for (key, merged) in changes {
             match &merged.new {
                 Some(_) => self.cache.insert(key.clone(), merged.new.clone()),

@@ -17,7 +17,7 @@ use bytes::Bytes;
 use super::core::Core;
 use super::engine::Engine;
 use super::record::Stamp;
-use crate::namespace::{Change, View, ViewError};
+use crate::namespace::{Change, Key, View, ViewError};
 
 /// Entries that the applier copies from the overlay at a time while it scans: bounds how long it holds the lock.
 const SCAN_CHUNK: usize = 256;
@@ -27,7 +27,7 @@ pub(super) struct Memory {
     /// None after shutdown.
     pub engine: Option<Arc<Engine>>,
     /// Newest value (none: deleted) of each key that sled does not have yet.
-    pub overlay: BTreeMap<Bytes, Slot>,
+    pub overlay: BTreeMap<Key, Slot>,
     /// The state that readers see.
     pub stamp: Stamp,
 }
@@ -50,7 +50,7 @@ impl Memory {
     }
 
     /// Forgets `keys`, which sled now has as of set number `set`, but for those changed again since.
-    pub(super) fn retire<'a>(&mut self, set: u64, keys: impl Iterator<Item = &'a Bytes>) {
+    pub(super) fn retire<'a>(&mut self, set: u64, keys: impl Iterator<Item = &'a Key>) {
         for key in keys {
             if self.overlay.get(key).is_some_and(|slot| slot.set <= set) {
                 self.overlay.remove(key);
@@ -73,7 +73,7 @@ pub(super) struct ReadView<'a> {
 
 impl View for ReadView<'_> {
     fn get(&self, key: &[u8]) -> Result<Option<Bytes>, ViewError> {
-        if let Some(slot) = self.memory.overlay.get(key) {
+        if let Some(slot) = self.memory.overlay.get(&Key::from(key)) {
             return Ok(slot.value.clone());
         }
         self.memory.engine()?.get(key).inspect_err(|e| self.core.damaged(&e.reason))
@@ -86,7 +86,7 @@ impl View for ReadView<'_> {
         each: &mut dyn FnMut(&[u8], &Bytes) -> ControlFlow<()>,
     ) -> Result<(), ViewError> {
         let Some(bounds) = bounds(from, to) else { return Ok(()) };
-        let overlay = self.memory.overlay.range::<[u8], _>(bounds).map(|(k, slot)| (k, &slot.value));
+        let overlay = self.memory.overlay.range(held(bounds)).map(|(k, slot)| (k, &slot.value));
         merge_scan(overlay, self.memory.engine()?, bounds, each)
             .map(|_| ())
             .inspect_err(|e| self.core.damaged(&e.reason))
@@ -104,7 +104,7 @@ pub(super) struct ApplyView<'a> {
 
 impl View for ApplyView<'_> {
     fn get(&self, key: &[u8]) -> Result<Option<Bytes>, ViewError> {
-        if let Some(slot) = self.core.memory.read().overlay.get(key) {
+        if let Some(slot) = self.core.memory.read().overlay.get(&Key::from(key)) {
             return Ok(slot.value.clone());
         }
         self.engine.get(key).inspect_err(|e| self.core.damaged(&e.reason))
@@ -117,13 +117,13 @@ impl View for ApplyView<'_> {
         each: &mut dyn FnMut(&[u8], &Bytes) -> ControlFlow<()>,
     ) -> Result<(), ViewError> {
         let Some((start, end)) = bounds(from, to) else { return Ok(()) };
-        let mut done: Option<Bytes> = None;
+        let mut done: Option<Key> = None;
         loop {
             let start = done.as_ref().map_or(start, |key| Bound::Excluded(key.as_ref()));
             // The overlay first, then sled: a record that moves in between is then seen twice, never missed.
-            let chunk: Vec<(Bytes, Option<Bytes>)> = {
+            let chunk: Vec<(Key, Option<Bytes>)> = {
                 let memory = self.core.memory.read();
-                let range = memory.overlay.range::<[u8], _>((start, end));
+                let range = memory.overlay.range(held((start, end)));
                 range.take(SCAN_CHUNK).map(|(key, slot)| (key.clone(), slot.value.clone())).collect()
             };
             let more =
@@ -142,6 +142,11 @@ impl View for ApplyView<'_> {
 
 type Bounds<'a> = (Bound<&'a [u8]>, Bound<&'a [u8]>);
 
+/// Bounds as the overlay compares them.
+fn held((from, to): Bounds<'_>) -> (Bound<Key>, Bound<Key>) {
+    (from.map(Key::from), to.map(Key::from))
+}
+
 /// `from <= key < to` without the empty key, which is not a record; none when nothing can be in it.
 fn bounds<'a>(from: &'a [u8], to: &'a [u8]) -> Option<Bounds<'a>> {
     let start = if from.is_empty() { Bound::Excluded(from) } else { Bound::Included(from) };
@@ -150,7 +155,7 @@ fn bounds<'a>(from: &'a [u8], to: &'a [u8]) -> Option<Bounds<'a>> {
 
 /// Calls `each` for the records of the overlay and of sled in key order; under equal keys the overlay counts.
 fn merge_scan<'a>(
-    overlay: impl Iterator<Item = (&'a Bytes, &'a Option<Bytes>)>,
+    overlay: impl Iterator<Item = (&'a Key, &'a Option<Bytes>)>,
     engine: &Engine,
     (start, end): Bounds<'_>,
     each: &mut dyn FnMut(&[u8], &Bytes) -> ControlFlow<()>,

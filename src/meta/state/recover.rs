@@ -136,7 +136,9 @@ pub(super) fn load(
     let engine = open_engine(config, number)?;
     loop {
         match reader.block() {
-            Ok(Some(records)) => engine.write(records.iter().map(|(key, value)| (key, Some(value))), None)?,
+            Ok(Some(records)) => {
+                engine.write(records.iter().map(|(key, value)| (&key[..], Some(value))), None)?
+            }
             Ok(None) => break,
             Err(fault) => return Ok(Err(fault)),
         }

@@ -15,7 +15,7 @@ use super::manifest::Manifest;
 use super::record::Tally;
 use super::snapshots::Snapshots;
 use super::*;
-use crate::namespace::Change;
+use crate::namespace::{Change, Key};
 
 /// SplitMix64: tests name their seed and repeat exactly.
 struct Rng(u64);
@@ -75,7 +75,7 @@ impl Model {
                 None => self.records.remove(&key),
             };
             if old != new {
-                let change = Change { key, old, new };
+                let change = Change { key: Key::from(&key[..]), old, new };
                 tally.follow(&change);
                 changes.push(change);
             }
@@ -572,7 +572,7 @@ fn a_crash_at_any_step_of_an_install_leaves_the_old_or_the_new_state() {
         let whole =
             snapshot::SnapshotReader::open(&snapshot.path).ok().unwrap().block().ok().unwrap().unwrap();
         let engine = engine::Engine::open(&recover::view_dir(dir, number), 1 << 20, 1 << 10).unwrap();
-        engine.write(whole[..whole.len() / 2].iter().map(|(k, v)| (k, Some(v))), None).unwrap();
+        engine.write(whole[..whole.len() / 2].iter().map(|(k, v)| (&k[..], Some(v))), None).unwrap();
     };
 
     // While parts arrive, and before the rename: the old state, and the parts are gone.

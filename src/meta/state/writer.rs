@@ -16,7 +16,7 @@ use parking_lot::{Condvar, Mutex};
 
 use super::core::Core;
 use super::record::Stamp;
-use crate::namespace::ChangeSet;
+use crate::namespace::{ChangeSet, Key};
 use crate::runtime::{self, Instant};
 
 /// Records in one batch, unless a single set has more: sled's lock, and a processor, for some 5 ms. Much of what a few thousand creates change is
@@ -34,10 +34,10 @@ const HOLD: Duration = Duration::from_millis(2000);
 /// After a batch the writer rests this many times as long as the batch took; less and less from half of the room on, not at all when there
 /// is none. So a load that goes on finds the rate that both can keep, and no writer takes the processors for itself. sled works at some
 /// 10 µs a record: without rest three servers on a small machine spend half of it on a view that nobody waits for.
-/// With it, a burst of half a million records costs its callers a tenth of a core, and sled gets it in the minutes after.
-const REST: f64 = 9.0;
+/// With it, a burst of half a million records costs its callers a thirtieth of a core, and sled gets it in the minutes after.
+const REST: f64 = 29.0;
 /// Longest rest, so that a batch that a slow disk held up does not stop the writer for long.
-const REST_MAX: Duration = Duration::from_millis(100);
+const REST_MAX: Duration = Duration::from_millis(200);
 /// When the writer wakes it takes all sets at least this old, so that it wakes once a second and not for each set.
 const TAKE: Duration = Duration::from_millis(1000);
 /// Bytes that one queued change takes beside key and values: the change itself, its slot in the overlay, heap headers.
@@ -89,7 +89,7 @@ struct Taken {
     stamp: Stamp,
     /// What they took in the queue.
     bytes: u64,
-    merged: BTreeMap<Bytes, Merged>,
+    merged: BTreeMap<Key, Merged>,
 }
 
 /// Changes of a batch to one key, coalesced.
@@ -217,12 +217,13 @@ impl Queue {
         }
     }
 
-    /// Lets others have the processor after a batch that took `took`, unless somebody waits.
-    fn rest(&self, took: Duration) {
+    /// Lets others have the processor after a batch that was begun at `began` and is now done, unless somebody waits.
+    fn rest(&self, began: Instant) {
         let mut waiting = self.waiting.lock();
         let room = self.bytes_max.saturating_sub(waiting.bytes);
         let part = (room as f64 / (self.bytes_max / 2).max(1) as f64).min(1.0);
-        let end = runtime::now() + took.mul_f64(REST * part).min(REST_MAX);
+        let now = runtime::now();
+        let end = now + (now - began).mul_f64(REST * part).min(REST_MAX);
         while !self.hurries(&waiting) && runtime::now() < end {
             // Woken early or not, it looks again.
             let _timed_out = self.work.wait_for(&mut waiting, end - runtime::now());
@@ -315,7 +316,7 @@ pub(super) fn run(core: &Arc<Core>) {
             core.damaged(&e.to_string());
             return;
         }
-        core.queue.rest(runtime::now() - began);
+        core.queue.rest(began);
     }
 }
 
@@ -323,14 +324,14 @@ fn write_batch(core: &Core) -> Result<(), super::super::StoreError> {
     // Taken before the sets: whoever holds it sees every set either in the queue or in sled.
     let mut disk = core.disk.lock();
     let Some(Taken { number, stamp, bytes, mut merged }) = core.queue.take() else { return Ok(()) };
-    let touched: Vec<Bytes> = merged.keys().cloned().collect();
+    let touched: Vec<Key> = merged.keys().cloned().collect();
     // What came and went within the batch was never in sled.
     merged.retain(|_, m| m.counts());
     while !disk.keep_pre_images(&merged, core.config.overlay_bytes_max / 2) {
         core.cut_progress.wait(&mut disk);
     }
     let Some(engine) = core.memory.read().engine.clone() else { return Ok(()) };
-    engine.write(merged.iter().map(|(key, m)| (key, m.new.as_ref())), Some(&stamp))?;
+    engine.write(merged.iter().map(|(key, m)| (&key[..], m.new.as_ref())), Some(&stamp))?;
     disk.stamp = stamp;
     engine.remember(&merged);
     core.memory.write().retire(number, touched.iter());

@@ -22,6 +22,8 @@ const REPLIES_MAX: u64 = 4096;
 /// Replies that may be left over before they are pruned: a record of the session in 16 commands. The sooner they go, the fewer of them
 /// ever reach the database behind the state.
 const PRUNE_BATCH: u64 = 16;
+/// Up to this many ids are deleted one by one, which is cheaper than looking for those that have a reply.
+const PRUNE_SINGLY_MAX: u64 = 4 * PRUNE_BATCH;
 /// Replies a session can have, at most: those that are unanswered and those that are not yet pruned.
 pub(crate) const KEPT_MAX: u64 = REPLIES_MAX + PRUNE_BATCH;
 /// Shortest ttl: keep-alives every quarter of it are no burden even for thousands of sessions.
@@ -63,19 +65,24 @@ pub(crate) fn admit(
     request: RequestId,
     lowest: RequestId,
 ) -> Step<Option<Reply>> {
-    let Some(record) = read::<Session>(&txn.records, &keys::session(session))? else {
-        return Err(FsError::SessionExpired.into());
+    let known = txn.memo.announced.get(&session).copied();
+    let oldest = match &known {
+        Some(known) => known.oldest,
+        None => match read::<Session>(&txn.records, &keys::session(session))? {
+            Some(record) => record.oldest,
+            None => return Err(FsError::SessionExpired.into()),
+        },
     };
-    let in_order = txn.memo.announced.get(&session).is_some_and(|known| request > known.newest);
+    let in_order = known.is_some_and(|known| request > known.newest);
     if !in_order && let Some(stored) = read::<StoredReply>(&txn.records, &keys::reply(session, request))? {
         return Ok(Some(stored.reply));
     }
-    if request < announced(txn, session, request, record.oldest)?.max(lowest) {
+    if request < announced(txn, session, request, oldest)?.max(lowest) {
         return Err(FsError::ReplyForgotten.into());
     }
     // Of what was announced, a server may know more than its state tells, so the window is counted from what every voter
     // sees alike, however it cuts the log into runs: the record and the command itself.
-    if request.0 - record.oldest.max(lowest).0 >= REPLIES_MAX {
+    if request.0 - oldest.max(lowest).0 >= REPLIES_MAX {
         return Err(FsError::TooManyInFlight.into());
     }
     Ok(None)
@@ -134,13 +141,19 @@ pub(crate) fn remember(
     let Some(mut record) = read::<Session>(&txn.records, &key)? else {
         return Err(corrupt(format!("session {session} is missing")));
     };
-    // From the oldest on: below it are only the marks of what was pruned before and has not left the memory yet.
-    let range = keys::replies(session)
-        .starting(&keys::reply(session, record.oldest))
-        .until(&keys::reply(session, lowest));
+    let oldest = std::mem::replace(&mut record.oldest, lowest);
     known.oldest = lowest;
-    record.oldest = lowest;
-    txn.records.delete_range(&range, usize::MAX)?;
+    // From the oldest on: below it is nothing.
+    if lowest.0 - oldest.0 <= PRUNE_SINGLY_MAX {
+        for request in oldest.0..lowest.0 {
+            txn.records.delete(&keys::reply(session, RequestId(request)))?;
+        }
+    } else {
+        let range = keys::replies(session)
+            .starting(&keys::reply(session, oldest))
+            .until(&keys::reply(session, lowest));
+        txn.records.delete_range(&range, usize::MAX)?;
+    }
     txn.records.put(&key, &record)
 }
 

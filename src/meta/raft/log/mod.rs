@@ -256,7 +256,8 @@ impl Log {
         Ok(())
     }
 
-    /// Changes what is not entries, and queues it. With `done` it is synced; without, it is written when convenient.
+    /// Changes what is not entries, and queues it. With `done` it is written and synced; without, it is written with whatever comes
+    /// next, since a log that was stopped before is as good: what was committed is told again by the leader.
     pub(super) fn update(&self, change: impl FnOnce(&mut HardState), done: Option<Done>) -> io::Result<()> {
         let mut state = self.shared().state.lock();
         state.check()?;
@@ -272,9 +273,9 @@ impl Log {
         state.put_state();
         if done.is_some() {
             state.want_sync(done);
+            drop(state);
+            self.shared().work.notify_one();
         }
-        drop(state);
-        self.shared().work.notify_one();
         Ok(())
     }
 
