@@ -256,8 +256,9 @@ impl Log {
         Ok(())
     }
 
-    /// Changes what is not entries, and queues it. With `done` it is written and synced; without, it is written with whatever comes
-    /// next, since a log that was stopped before is as good: what was committed is told again by the leader.
+    /// Changes what is not entries, and queues it. With `done` it is written and synced; without, it goes to the file with
+    /// what is appended next. A crash before that loses nothing that is owed: the leader tells again what is committed, and what is cut
+    /// off or purged will be cut off or purged again.
     pub(super) fn update(&self, change: impl FnOnce(&mut HardState), done: Option<Done>) -> io::Result<()> {
         let mut state = self.shared().state.lock();
         state.check()?;
