@@ -21,11 +21,11 @@ use bytes::{Buf, Bytes, BytesMut};
 use futures::task::AtomicWaker;
 use parking_lot::Mutex;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
-use tokio::net::TcpStream;
-use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 
 use crate::runtime::{BUFFER_KEPT_MIN, Buffer, Instant, Interval, interval, now, timeout, yield_now};
 use crate::wire::frame::{Decoder, Frame, FrameError, HEADER_LEN, Header};
+
+use super::stream::{ReadHalf, Stream, WriteHalf};
 
 /// Room for a read. Small frames are sliced from it; 64 KiB is what a socket hands over in one go on loopback.
 const READ_LEN: usize = 64 << 10;
@@ -163,8 +163,8 @@ struct Body {
 
 /// One connection and its buffers.
 pub(super) struct Link {
-    read: OwnedReadHalf,
-    write: OwnedWriteHalf,
+    read: ReadHalf,
+    write: WriteHalf,
     input: BytesMut,
     body: Option<Body>,
     decoder: Decoder,
@@ -181,7 +181,7 @@ pub(super) struct Link {
 }
 
 impl Link {
-    pub(super) fn new(stream: TcpStream, decoder: Decoder, pause_above: usize, stall: Duration) -> Self {
+    pub(super) fn new(stream: Stream, decoder: Decoder, pause_above: usize, stall: Duration) -> Self {
         let (read, write) = stream.into_split();
         let at = now();
         Self {

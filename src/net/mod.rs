@@ -10,7 +10,10 @@ mod connector;
 mod link;
 mod serve;
 mod server;
+#[cfg(feature = "simulation")]
+pub mod simulated;
 mod socket;
+mod stream;
 
 pub use channel::{Channel, ChannelOptions};
 pub use server::{Handler, Limits, PeerInfo, Request, Server};

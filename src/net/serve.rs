@@ -23,7 +23,6 @@ use futures::StreamExt;
 use futures::future::{AbortHandle, Abortable, Aborted};
 use futures::stream::FuturesUnordered;
 use parking_lot::Mutex;
-use tokio::net::TcpStream;
 
 use crate::runtime::{Instant, StopSignal, Task, now, spawn, timeout};
 use crate::types::{NodeAddress, codec};
@@ -33,6 +32,7 @@ use crate::wire::{Class, Greeting, PROTOCOL_VERSION, RpcError};
 use super::Reply;
 use super::link::{Broken, Link, Outbox, Side};
 use super::server::{Counted, Handler, PeerInfo, Request, Shared};
+use super::stream::Stream;
 
 /// How long a stopping server lets the handlers of a connection finish.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(1);
@@ -43,7 +43,7 @@ const BACKLOG_MAX: usize = 16 << 20;
 
 /// Serves one accepted connection to its end. Without a `place` it is one too many, and told so.
 pub(super) async fn connection<H: Handler>(
-    stream: TcpStream,
+    stream: Stream,
     remote: SocketAddr,
     shared: Arc<Shared>,
     handler: Arc<H>,

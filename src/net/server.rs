@@ -12,13 +12,13 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use parking_lot::Mutex;
-use tokio::net::TcpListener;
 
 use crate::runtime::{Instant, Tasks, sleep};
 use crate::types::{ClusterId, NodeAddress, NodeId};
 use crate::wire::frame::{FrameLimit, widest};
 use crate::wire::{Class, Hello, Role, RpcError};
 
+use super::stream::Listener;
 use super::{Reply, serve, socket};
 
 /// A client that acknowledges nothing for this long is gone: its locks and leases wait for nobody.
@@ -202,7 +202,7 @@ impl Server {
     }
 }
 
-async fn accept<H: Handler>(listener: TcpListener, shared: Arc<Shared>, handler: Arc<H>, tasks: Tasks) {
+async fn accept<H: Handler>(listener: Listener, shared: Arc<Shared>, handler: Arc<H>, tasks: Tasks) {
     let stopping = tasks.stopping();
     loop {
         // A connection accepted by the kernel and not by us is reset when the listener is dropped: nobody waits.

@@ -13,6 +13,8 @@ use tokio::net::{TcpListener, TcpStream};
 
 use crate::types::NodeAddress;
 
+use super::stream::{Listener, Stream};
+
 /// Connections that wait to be accepted. All clients of a restarted server come at once.
 const BACKLOG: u32 = 1024;
 
@@ -28,13 +30,17 @@ async fn resolve(address: &NodeAddress) -> io::Result<Vec<SocketAddr>> {
 }
 
 /// Connects to the first address of `address` that answers. The caller bounds the time.
-pub(super) async fn connect(address: &NodeAddress, silence: Duration) -> io::Result<TcpStream> {
+pub(super) async fn connect(address: &NodeAddress, silence: Duration) -> io::Result<Stream> {
+    #[cfg(feature = "simulation")]
+    if let Some(connecting) = super::simulated::connect(address, silence) {
+        return connecting.await.map(Stream::Simulated);
+    }
     let mut last = None;
     for candidate in resolve(address).await? {
         match TcpStream::connect(candidate).await {
             Ok(stream) => {
-                configure(&stream, silence)?;
-                return Ok(stream);
+                set_options(&stream, silence)?;
+                return Ok(Stream::Tcp(stream));
             }
             Err(e) => last = Some(e),
         }
@@ -42,8 +48,19 @@ pub(super) async fn connect(address: &NodeAddress, silence: Duration) -> io::Res
     Err(last.unwrap_or_else(|| io::Error::other("no address to connect to")))
 }
 
-/// Sets the options of a connected socket. `silence` is how long a peer may acknowledge nothing.
-pub(super) fn configure(stream: &TcpStream, silence: Duration) -> io::Result<()> {
+/// Sets the options of a connection that came in. `silence` is how long a peer may acknowledge nothing.
+pub(super) fn configure(stream: &Stream, silence: Duration) -> io::Result<()> {
+    match stream {
+        Stream::Tcp(stream) => set_options(stream, silence),
+        #[cfg(feature = "simulation")]
+        Stream::Simulated(stream) => {
+            stream.set_silence(silence);
+            Ok(())
+        }
+    }
+}
+
+fn set_options(stream: &TcpStream, silence: Duration) -> io::Result<()> {
     stream.set_nodelay(true)?;
     let socket = SockRef::from(stream);
     // The kernel counts keepalive in whole seconds.
@@ -54,11 +71,15 @@ pub(super) fn configure(stream: &TcpStream, silence: Duration) -> io::Result<()>
 }
 
 /// Listens on the first address of `address` that can be bound.
-pub(super) async fn listen(address: &NodeAddress) -> io::Result<TcpListener> {
+pub(super) async fn listen(address: &NodeAddress) -> io::Result<Listener> {
+    #[cfg(feature = "simulation")]
+    if let Some(listening) = super::simulated::listen(address) {
+        return listening.map(Listener::Simulated);
+    }
     let mut last = None;
     for candidate in resolve(address).await? {
         match bind(candidate) {
-            Ok(listener) => return Ok(listener),
+            Ok(listener) => return Ok(Listener::Tcp(listener)),
             Err(e) => {
                 last =
                     Some(io::Error::new(e.kind(), format!("cannot listen on {address} ({candidate}): {e}")))

@@ -24,6 +24,10 @@ use tokio_util::task::TaskTracker;
 /// kills.
 pub const STOP_TIMEOUT: Duration = Duration::from_secs(8);
 
+/// Blocking work of a simulation takes up to eight times this.
+#[cfg(feature = "simulation")]
+const BLOCKING_TIME: Duration = Duration::from_micros(250);
+
 /// How long aborted tasks may take to come to an await.
 const ABORT_TIMEOUT: Duration = Duration::from_secs(1);
 
@@ -196,6 +200,11 @@ impl<T> Future for Task<T> {
 /// Runs `f` on a thread for blocking work (disk), and gives what it returns. A panic of `f` is logged with
 /// `name` and goes on in the caller. When the caller is dropped, `f` runs to its end all the same.
 pub async fn blocking<T: Send + 'static>(name: &'static str, f: impl FnOnce() -> T + Send + 'static) -> T {
+    #[cfg(feature = "simulation")]
+    if super::simulated::is_simulated() {
+        super::sleep(BLOCKING_TIME * u32::try_from(super::random_below(8)).unwrap_or(0)).await;
+        return f();
+    }
     match tokio::task::spawn_blocking(f).await {
         Ok(value) => value,
         Err(e) => match e.try_into_panic() {

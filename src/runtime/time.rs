@@ -19,6 +19,10 @@ pub fn now() -> Instant {
 /// The wall clock, as data for timestamps. It may jump either way.
 #[must_use]
 pub fn wall_clock() -> Timestamp {
+    #[cfg(feature = "simulation")]
+    if let Some(at) = super::simulated::wall_clock() {
+        return at;
+    }
     let nanos = |d: Duration| i64::try_from(d.as_nanos()).unwrap_or(i64::MAX);
     Timestamp(match SystemTime::now().duration_since(SystemTime::UNIX_EPOCH) {
         Ok(since) => nanos(since),

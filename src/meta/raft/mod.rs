@@ -6,6 +6,7 @@
 //! Not here: what a command means, who may ask, when the process gives up.
 
 mod config;
+mod executor;
 pub(crate) mod fuzz;
 mod join;
 pub(crate) mod log;

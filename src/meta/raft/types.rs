@@ -24,6 +24,7 @@ openraft::declare_raft_types!(
         Node = openraft::BasicNode,
         Term = u64,
         LeaderId = openraft::impls::leader_id_std::LeaderId<Self::Term, Self::NodeId>,
+        AsyncRuntime = super::executor::Executor,
 );
 
 pub(super) type LogId = openraft::alias::LogIdOf<TypeConfig>;
