@@ -149,6 +149,10 @@ impl Core {
     ) -> T {
         let permit =
             self.threads.clone().acquire_owned().await.expect("the semaphore of this struct is never closed");
+        let latency = self.store.latency();
+        if !latency.is_zero() {
+            runtime::sleep(latency).await;
+        }
         let store = self.store.clone();
         runtime::blocking(name, move || {
             let _permit = permit;

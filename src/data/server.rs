@@ -14,6 +14,7 @@ use super::store::{BlockStore, Identity, StoreConfig, StoreError};
 use super::{catch_up, membership, reclaim, scrub};
 use crate::config::DataConfig;
 use crate::net::{Limits, Server};
+use crate::runtime::disk::{Disk, RealDisk};
 use crate::runtime::{self, Tasks};
 use crate::types::NodeAddress;
 use crate::wire::status::StatusSource;
@@ -49,8 +50,16 @@ impl DataServer {
     /// # Errors
     /// The directories or the address cannot be used; the text says which and the way out.
     pub async fn start(config: DataConfig) -> Result<Self, StartError> {
+        Self::start_on(Arc::new(RealDisk), config).await
+    }
+
+    /// As [`DataServer::start`], with the directories on `disk`.
+    ///
+    /// # Errors
+    /// As [`DataServer::start`].
+    pub async fn start_on(disk: Arc<dyn Disk>, config: DataConfig) -> Result<Self, StartError> {
         let tasks = Tasks::new();
-        match Self::start_in(config, &tasks).await {
+        match Self::start_in(disk, config, &tasks).await {
             Ok(server) => Ok(server),
             Err(error) => {
                 tasks.stop().await;
@@ -59,7 +68,11 @@ impl DataServer {
         }
     }
 
-    async fn start_in(mut config: DataConfig, tasks: &Tasks) -> Result<Self, StartError> {
+    async fn start_in(
+        disk: Arc<dyn Disk>,
+        mut config: DataConfig,
+        tasks: &Tasks,
+    ) -> Result<Self, StartError> {
         let store_config = StoreConfig {
             mode: spread(&config),
             reserve_bytes: config.reserve_bytes,
@@ -67,8 +80,8 @@ impl DataServer {
             ..StoreConfig::new(config.directories.clone())
         };
         let who = Identity { cluster: None, node: Some(config.node_id()), random: runtime::random_u128() };
-        let store =
-            Arc::new(runtime::blocking("open-store", move || BlockStore::open(store_config, who)).await?);
+        let open = move || BlockStore::open_on(disk, store_config, who);
+        let store = Arc::new(runtime::blocking("open-store", open).await?);
         let cluster = store.cluster();
 
         let mut hello = Hello::new(Role::Data, config.name.clone());

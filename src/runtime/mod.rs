@@ -2,10 +2,11 @@
 //!
 //! Everything that waits, draws or spawns comes through here. Holds: every task has a name, an owner and an end;
 //! a task that panics is logged with its name, and takes nobody with it. Beside it the memory that blocks use in turn
-//! (`buffers`).
+//! (`buffers`) and the disks (`disk`).
 //! Not here: sockets (`net`) and the threads of a storage, which belong to that storage.
 
 mod buffers;
+pub mod disk;
 mod local;
 mod process;
 mod random;

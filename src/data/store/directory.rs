@@ -26,13 +26,13 @@ use parking_lot::{Condvar, Mutex};
 use rustix::io::Errno;
 
 use super::StoredBlock;
-use super::disk::{Disk, DiskFile, DiskLock, DiskSpace, Way};
 use super::error::CopyFault;
 use super::format::{
     BLOCKS, FANOUT_COUNT, HEAD_LEN, Head, PAGE_LEN, TEMP_SUFFIX, block_name, fanout, fanout_name, padding,
     parse_name, whole_checksum,
 };
 use super::status::{DirectoryState, count};
+use crate::runtime::disk::{Disk, DiskFile, DiskLock, DiskSpace, Way};
 use crate::runtime::{BUFFER_KEPT_MIN, Buffer};
 use crate::types::SECTOR_LEN;
 

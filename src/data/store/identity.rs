@@ -18,8 +18,8 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use super::disk::Disk;
 use super::error::StoreError;
+use crate::runtime::disk::Disk;
 use crate::types::{ClusterId, NodeId, codec};
 
 /// Name of the identity file.
@@ -136,8 +136,8 @@ pub(super) fn write(disk: &dyn Disk, dir: &Path, record: &Record) -> Result<(), 
 mod tests {
     use std::sync::Arc;
 
-    use super::super::MemoryDisk;
     use super::*;
+    use crate::runtime::disk::MemoryDisk;
 
     #[test]
     fn an_identity_is_read_as_written_and_damage_is_refused() {

@@ -10,23 +10,19 @@
 //! - With `Mirror(n)` each block is kept in n directories; a bad copy is written anew from a good one.
 //! - A directory whose writes fail takes no more; the others go on.
 //!
-//! Files in reading order: `format` (bytes of a block's file), `disk` (what is asked of a disk), `direct` (large writes and
-//! reads), `directory` (one directory: write, read, shared fsync), `identity` and `open` (whose directories they are),
-//! `index` (which blocks), `lately` (which of them were read), this file (open, adopt, list, usage), `put` (put, delete),
-//! `read` (get, verify, mend), `memory_disk` and `memory_files` (a disk for tests).
+//! Files in reading order: `format` (bytes of a block's file), `directory` (one directory: write, read, shared fsync),
+//! `identity` and `open` (whose directories they are), `index` (which blocks), `lately` (which of them were read), this
+//! file (open, adopt, list, usage), `put` (put, delete), `read` (get, verify, mend). What is asked of a disk:
+//! `crate::runtime::disk`.
 //! Not here: sockets, which blocks ought to be here, and when to scrub.
 
-mod direct;
 mod directory;
-mod disk;
 mod error;
 mod format;
 pub(crate) mod fuzz;
 mod identity;
 mod index;
 mod lately;
-mod memory_disk;
-mod memory_files;
 mod open;
 mod put;
 mod read;
@@ -35,20 +31,20 @@ mod status;
 mod tests;
 
 use std::collections::{BTreeMap, HashSet};
-use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use parking_lot::{Condvar, Mutex};
 use serde::{Deserialize, Serialize};
 
-pub use disk::{Disk, DiskEntry, DiskFile, DiskLock, DiskSpace, RealDisk, Way};
 pub use error::{CopyFault, StoreError};
 pub use index::INDEX_BYTES_PER_BLOCK;
-pub use memory_disk::{CrashKeeps, MemoryDisk};
 pub use read::Verified;
 pub use status::{DirectoryState, DirectoryUsage, StoreCounters};
 
+pub use crate::runtime::disk::{
+    CrashKeeps, Disk, DiskEntry, DiskFile, DiskLock, DiskSpace, MemoryDisk, RealDisk, Way,
+};
 use crate::types::{BlockId, Capacity, Checksum, ClusterId, NodeId};
 use directory::Directory;
 use identity::Record;
@@ -142,6 +138,18 @@ pub enum Put {
     AlreadyStored,
 }
 
+/// What `work` gives for each of `items`, all at the same time where the disk has threads.
+fn each_at_once<T: Sync, R: Send>(disk: &dyn Disk, items: &[T], work: impl Fn(&T) -> R + Sync) -> Vec<R> {
+    if items.len() < 2 || !disk.has_threads() {
+        return items.iter().map(work).collect();
+    }
+    let work = &work;
+    std::thread::scope(|scope| {
+        let threads: Vec<_> = items.iter().map(|item| scope.spawn(move || work(item))).collect();
+        threads.into_iter().map(|t| t.join().unwrap_or_else(|p| std::panic::resume_unwind(p))).collect()
+    })
+}
+
 /// The block store. See the head of the module.
 #[derive(Debug)]
 pub struct BlockStore {
@@ -200,11 +208,7 @@ impl BlockStore {
     /// As [`BlockStore::open`].
     pub fn open_on(disk: Arc<dyn Disk>, config: StoreConfig, identity: Identity) -> Result<Self, StoreError> {
         let opened = open::open(&disk, &config, &identity)?;
-        let scans: Vec<io::Result<Vec<StoredBlock>>> = std::thread::scope(|scope| {
-            let threads: Vec<_> =
-                opened.directories.iter().map(|directory| scope.spawn(move || directory.scan())).collect();
-            threads.into_iter().map(|t| t.join().unwrap_or_else(|p| std::panic::resume_unwind(p))).collect()
-        });
+        let scans = each_at_once(&*disk, &opened.directories, Directory::scan);
         let store = Self {
             config,
             disk,
@@ -255,6 +259,12 @@ impl BlockStore {
             index.set(block.id, entry);
         }
         Ok(())
+    }
+
+    /// How long to wait before the next call, where the disk says how long it is to take; see [`Disk::latency`].
+    #[must_use]
+    pub fn latency(&self) -> std::time::Duration {
+        self.disk.latency()
     }
 
     /// The data server these directories belong to.

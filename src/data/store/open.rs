@@ -14,12 +14,12 @@ use rustix::io::Errno;
 use xxhash_rust::xxh3::xxh3_128;
 
 use super::directory::Directory;
-use super::disk::{Disk, DiskLock};
 use super::error::StoreError;
 use super::format::{BLOCKS, FANOUT_COUNT, fanout_name};
 use super::identity::{self, FILE, LOCK, Member, Record, TEMP};
 use super::index::DIRECTORY_COUNT_MAX;
 use super::{Identity, StoreConfig};
+use crate::runtime::disk::{Disk, DiskLock};
 use crate::types::{ClusterId, NodeId};
 
 /// A store's directories, locked, with their identities.

@@ -13,7 +13,7 @@ use super::error::StoreError;
 use super::format::{self, HEAD_LEN, Head};
 use super::index::{DirectorySet, Entry};
 use super::status::count;
-use super::{BlockStore, Put, StoredBlock};
+use super::{BlockStore, Put, StoredBlock, each_at_once};
 use crate::types::{BLOCK_LEN_MAX, BlockId, Checksum};
 
 impl BlockStore {
@@ -82,18 +82,8 @@ impl BlockStore {
         while (copies.count_ones() as usize) < wanted && !candidates.is_empty() {
             let missing = wanted - copies.count_ones() as usize;
             let batch = candidates.split_off(candidates.len().saturating_sub(missing));
-            let write = |index: usize| (index, self.directories[index].write(head, data));
-            let results: Vec<(usize, io::Result<()>)> = match batch[..] {
-                [only] => vec![write(only)],
-                _ => std::thread::scope(|scope| {
-                    let threads: Vec<_> =
-                        batch.iter().map(|&index| scope.spawn(move || write(index))).collect();
-                    threads
-                        .into_iter()
-                        .map(|t| t.join().unwrap_or_else(|p| std::panic::resume_unwind(p)))
-                        .collect()
-                }),
-            };
+            let write = |&index: &usize| (index, self.directories[index].write(head, data));
+            let results: Vec<(usize, io::Result<()>)> = each_at_once(&*self.disk, &batch, write);
             for (index, result) in results {
                 match result {
                     Ok(()) => copies |= 1 << index,

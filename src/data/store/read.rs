@@ -8,11 +8,11 @@ use std::ops::Range;
 
 use bytes::Bytes;
 
-use super::disk::Way;
 use super::error::{CopyFault, StoreError};
 use super::index::{DirectorySet, Entry};
 use super::status::count;
 use super::{BlockStore, StoredBlock};
+use crate::runtime::disk::Way;
 use crate::types::BlockId;
 
 /// What verifying a block found.

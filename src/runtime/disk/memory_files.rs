@@ -6,48 +6,107 @@ use std::ffi::OsString;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
-use parking_lot::Mutex;
+use parking_lot::{Mutex, MutexGuard};
 use rustix::io::Errno;
 
-use super::disk::{Disk, DiskEntry, DiskFile, DiskLock, DiskSpace, Way};
-use super::memory_disk::{Change, Dir, File, MemoryDisk, Node, State, errno};
+use super::memory_disk::{Change, Dir, File, MemoryDisk, Node, State, Write, draw, errno};
+use super::{Disk, DiskEntry, DiskFile, DiskLock, DiskSpace, Way};
 
 #[derive(Debug)]
 struct MemoryFile {
     state: Arc<Mutex<State>>,
     path: PathBuf,
     id: u64,
+    /// The life of the process that opened it.
+    life: u64,
+    /// Where [`DiskFile::write`] goes on.
+    written: usize,
+    _open: Arc<()>,
 }
 
-impl DiskFile for MemoryFile {
-    fn write(&mut self, parts: &[&[u8]]) -> io::Result<()> {
-        let bytes = &parts.concat()[..];
+impl MemoryFile {
+    fn of(disk: &MemoryDisk, state: &State, path: &Path, id: u64) -> io::Result<Box<dyn DiskFile>> {
+        let open = state.files.get(&id).ok_or_else(|| errno(Errno::IO))?.open.clone();
+        Ok(Box::new(Self {
+            state: disk.state.clone(),
+            path: path.to_owned(),
+            id,
+            life: state.lives,
+            written: 0,
+            _open: open,
+        }))
+    }
+
+    /// Counts a call on this file; an error if one was planned, or if the process that opened it is gone.
+    fn call(&self) -> io::Result<MutexGuard<'_, State>> {
         let mut state = self.state.lock();
+        if state.lives != self.life {
+            return Err(errno(Errno::STALE));
+        }
+        state.call(&self.path).map(|()| state)
+    }
+
+    /// Writes `bytes` at `offset`; half of them if this call is to fail.
+    fn put(&self, bytes: &[u8], offset: usize) -> io::Result<()> {
+        let mut state = self.state.lock();
+        if state.lives != self.life {
+            return Err(errno(Errno::STALE));
+        }
         let result = state.call(&self.path);
-        let full = state.used() + bytes.len() as u64 > state.total;
+        let len = state.files.get(&self.id).map_or(0, |file| file.live.len());
+        let grows = (offset + bytes.len()).saturating_sub(len) as u64;
+        let full = state.used() + grows > state.total;
         let result = result.and(if full { Err(errno(Errno::NOSPC)) } else { Ok(()) });
         // A write that fails has often begun.
         let written = if result.is_ok() { bytes } else { &bytes[..bytes.len() / 2] };
         let gone = state.crashed || full;
         let file = state.files.get_mut(&self.id).ok_or_else(|| errno(Errno::IO))?;
-        if !gone {
-            file.live.extend_from_slice(written);
+        if !gone && !written.is_empty() {
+            file.change(Write::At(offset, written.to_vec()));
         }
         result
     }
+}
 
-    fn sync(&mut self) -> io::Result<()> {
-        let mut state = self.state.lock();
-        state.call(&self.path)?;
-        let file = state.files.get_mut(&self.id).ok_or_else(|| errno(Errno::IO))?;
-        file.durable = file.live.clone();
+fn place(offset: u64) -> io::Result<usize> {
+    usize::try_from(offset).map_err(|_| errno(Errno::FBIG))
+}
+
+impl DiskFile for MemoryFile {
+    fn write(&mut self, parts: &[&[u8]]) -> io::Result<()> {
+        let bytes = parts.concat();
+        self.put(&bytes, self.written)?;
+        self.written += bytes.len();
         Ok(())
     }
 
+    fn sync(&self) -> io::Result<()> {
+        let mut state = self.call()?;
+        state.files.get_mut(&self.id).ok_or_else(|| errno(Errno::IO))?.sync();
+        Ok(())
+    }
+
+    fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
+        self.put(bytes, place(offset)?)
+    }
+
+    fn set_len(&self, len: u64) -> io::Result<()> {
+        let mut state = self.call()?;
+        let file = state.files.get_mut(&self.id).ok_or_else(|| errno(Errno::IO))?;
+        file.change(Write::SetLen(place(len)?));
+        Ok(())
+    }
+
+    fn length(&self) -> io::Result<u64> {
+        let state = self.call()?;
+        let file = state.files.get(&self.id).ok_or_else(|| errno(Errno::IO))?;
+        Ok(file.live.len() as u64)
+    }
+
     fn read_into(&self, room: &mut [u8], offset: u64, way: Way) -> io::Result<usize> {
-        let mut state = self.state.lock();
-        state.call(&self.path)?;
+        let mut state = self.call()?;
         state.direct_reads += u64::from(way == Way::Direct);
         let file = state.files.get(&self.id).ok_or_else(|| errno(Errno::IO))?;
         let from = usize::try_from(offset).unwrap_or(usize::MAX).min(file.live.len());
@@ -79,17 +138,21 @@ impl Disk for MemoryDisk {
             }
             Err(e) => return Err(e),
         };
-        if let Some(file) = state.files.get_mut(&id) {
-            file.live.clear();
+        if let Some(file) = state.files.get_mut(&id).filter(|file| !file.live.is_empty()) {
+            file.change(Write::SetLen(0));
         }
-        Ok(Box::new(MemoryFile { state: self.state.clone(), path: path.to_owned(), id }))
+        MemoryFile::of(self, &state, path, id)
     }
 
     fn open(&self, path: &Path) -> io::Result<Box<dyn DiskFile>> {
         let mut state = self.state.lock();
         state.call(path)?;
         let id = state.file(path)?;
-        Ok(Box::new(MemoryFile { state: self.state.clone(), path: path.to_owned(), id }))
+        MemoryFile::of(self, &state, path, id)
+    }
+
+    fn open_to_write(&self, path: &Path) -> io::Result<Box<dyn DiskFile>> {
+        self.open(path)
     }
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
@@ -117,12 +180,31 @@ impl Disk for MemoryDisk {
     fn make_dir(&self, path: &Path) -> io::Result<()> {
         let mut state = self.state.lock();
         state.call(path)?;
+        if path.parent().is_none() {
+            return Err(errno(Errno::EXIST));
+        }
         let (parent, name) = state.parent(path)?;
         if parent.live.contains_key(&name) {
             return Err(errno(Errno::EXIST));
         }
         state.change(path, Change::Add(name, Node::Dir))?;
+        state.removed.remove(path);
         state.dirs.insert(path.to_owned(), Dir::default());
+        Ok(())
+    }
+
+    fn remove_tree(&self, path: &Path) -> io::Result<()> {
+        for entry in self.list(path)? {
+            let path = path.join(entry.name);
+            if entry.is_dir { self.remove_tree(&path)? } else { self.unlink(&path)? }
+        }
+        let mut state = self.state.lock();
+        state.call(path)?;
+        let (_, name) = state.parent(path)?;
+        state.change(path, Change::Remove(name))?;
+        if let Some(dir) = state.dirs.remove(path) {
+            state.removed.insert(path.to_owned(), dir);
+        }
         Ok(())
     }
 
@@ -143,6 +225,12 @@ impl Disk for MemoryDisk {
             dir.pending.drain(..covered - dir.synced);
             dir.synced = covered;
         }
+        let durable = dir.durable.clone();
+        let is_gone = |removed: &Path| {
+            let below = removed.strip_prefix(path).ok().and_then(|rest| rest.iter().next());
+            below.is_some_and(|name| !durable.contains_key(name))
+        };
+        state.removed.retain(|removed, _| !is_gone(removed));
         state.drop_unnamed();
         Ok(())
     }
@@ -182,5 +270,21 @@ impl Disk for MemoryDisk {
         let held = Arc::new(());
         state.locks.insert(path.to_owned(), Arc::downgrade(&held));
         Ok(Box::new(MemoryLock(held)))
+    }
+
+    fn boot_id(&self) -> String {
+        format!("{:032x}", self.state.lock().boots)
+    }
+
+    fn has_threads(&self) -> bool {
+        !self.state.lock().no_threads
+    }
+
+    fn latency(&self) -> Duration {
+        let mut state = self.state.lock();
+        let Some((range, seed)) = &mut state.latency else { return Duration::ZERO };
+        let span = range.end().saturating_sub(*range.start());
+        let nanos = u64::try_from(span.as_nanos()).unwrap_or(u64::MAX);
+        *range.start() + Duration::from_nanos(draw(seed) % nanos.saturating_add(1).max(1))
     }
 }

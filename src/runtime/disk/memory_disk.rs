@@ -1,15 +1,18 @@
 //! A disk in memory that forgets what was not synced, and fails when told to.
 //!
-//! The tests and the simulation open a block store on it. Holds: after [`MemoryDisk::crash`] a file has the contents
-//! of its last `sync`, and what was written since is kept, dropped or torn as the seed has it; a directory has the
-//! names of its last `sync_dir`, and of the later changes each is kept or dropped by itself. That is less than any
-//! journal promises, so what survives here survives there. The calls themselves are in `memory_files`.
+//! The tests and the simulation open the servers' storage on it: one disk is the disks of one machine. Holds: after
+//! [`MemoryDisk::crash`] a file has the contents of its last `sync`, and each write and change of length since is kept,
+//! dropped or torn by itself, as the seed has it; a directory has the names of its last `sync_dir`, and of the later changes
+//! each is kept or dropped by itself. That is less than any journal promises, so what survives here survives there. Files
+//! that were open when it crashed are of no use any more. The calls themselves are in `memory_files`.
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::io;
+use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Weak};
+use std::time::Duration;
 
 use parking_lot::{Condvar, Mutex};
 use rustix::io::Errno;
@@ -21,7 +24,7 @@ pub enum CrashKeeps {
     Nothing,
     /// All, for now: the process died, the machine did not. A later crash may still forget it.
     All,
-    /// Each change of a name, and of each file's written bytes a part, as drawn from this seed.
+    /// Each change of a name and each write or change of length, or a part of it, as drawn from this seed.
     Some(u64),
 }
 
@@ -32,9 +35,14 @@ pub struct MemoryDisk {
     pub(super) changed: Arc<Condvar>,
 }
 
+/// A crash may keep a write in part, in pieces of so many bytes: what a device writes at once.
+const SECTOR_LEN: usize = 512;
+
 #[derive(Debug, Default)]
 pub(super) struct State {
     pub(super) dirs: BTreeMap<PathBuf, Dir>,
+    /// Directories that were removed: a crash may bring them back.
+    pub(super) removed: BTreeMap<PathBuf, Dir>,
     pub(super) files: BTreeMap<u64, File>,
     pub(super) next_file: u64,
     pub(super) total: u64,
@@ -50,6 +58,12 @@ pub(super) struct State {
     pub(super) dir_syncs: u64,
     pub(super) direct_reads: u64,
     pub(super) hold_dir_syncs: bool,
+    /// Starts of the machine, and of the process, so far.
+    pub(super) boots: u64,
+    pub(super) lives: u64,
+    pub(super) no_threads: bool,
+    /// How long a write and its sync take, at least and at most, and what the next one is drawn from.
+    pub(super) latency: Option<(RangeInclusive<Duration>, u64)>,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -74,10 +88,93 @@ pub(super) enum Change {
     Rename(OsString, OsString),
 }
 
-#[derive(Clone, Debug, Default)]
+#[derive(Debug, Default)]
 pub(super) struct File {
     pub(super) live: Vec<u8>,
-    pub(super) durable: Vec<u8>,
+    durable: Vec<u8>,
+    /// What leads from `durable` to `live`.
+    pending: Vec<Write>,
+    /// Held by who has it open.
+    pub(super) open: Arc<()>,
+}
+
+/// A change of a file that is not synced.
+#[derive(Clone, Debug)]
+pub(super) enum Write {
+    At(usize, Vec<u8>),
+    SetLen(usize),
+}
+
+impl Write {
+    fn apply(&self, bytes: &mut Vec<u8>) {
+        match self {
+            Self::At(at, written) => {
+                let end = at + written.len();
+                if bytes.len() < end {
+                    bytes.resize(end, 0);
+                }
+                bytes[*at..end].copy_from_slice(written);
+            }
+            Self::SetLen(len) => bytes.resize(*len, 0),
+        }
+    }
+
+    /// What a crash leaves of it: all, nothing, or some of its sectors. Where nothing was before and the length grew all the
+    /// same, there is what lay on the disk.
+    fn tear(&self, bytes: &mut Vec<u8>, seed: &mut u64) {
+        let Self::At(at, written) = self else {
+            if draw(seed) & 1 == 1 {
+                self.apply(bytes);
+            }
+            return;
+        };
+        match draw(seed) % 4 {
+            0 => return,
+            1 => return self.apply(bytes),
+            _ => {}
+        }
+        let end = at + written.len();
+        // The length reaches to the end of the write, or into the middle of it.
+        let len = if draw(seed) & 1 == 1 { end } else { at + draw_below(seed, written.len() + 1) };
+        while bytes.len() < len {
+            bytes.push(draw(seed).to_le_bytes()[0]);
+        }
+        let mut from = *at;
+        while from < end {
+            let to = (from + 1).next_multiple_of(SECTOR_LEN).min(end);
+            let kept = draw(seed) & 1 == 1;
+            let reached = to.min(bytes.len());
+            if kept && from < reached {
+                bytes[from..reached].copy_from_slice(&written[from - at..reached - at]);
+            }
+            from = to;
+        }
+    }
+}
+
+impl File {
+    /// Changes what readers see.
+    pub(super) fn change(&mut self, write: Write) {
+        write.apply(&mut self.live);
+        self.pending.push(write);
+    }
+
+    /// Makes it durable.
+    pub(super) fn sync(&mut self) {
+        for write in std::mem::take(&mut self.pending) {
+            write.apply(&mut self.durable);
+        }
+    }
+
+    /// What a crash leaves, all of it durable.
+    fn forget(&mut self, mut seed: Option<u64>) {
+        for write in std::mem::take(&mut self.pending) {
+            if let Some(seed) = &mut seed {
+                write.tear(&mut self.durable, seed);
+            }
+        }
+        self.live = self.durable.clone();
+    }
 }
 
 pub(super) fn errno(e: Errno) -> io::Error {
@@ -101,7 +198,7 @@ fn apply(names: &mut BTreeMap<OsString, Node>, change: &Change) {
 }
 
 /// A small generator of our own (splitmix64): the crash of a seed is the same for ever.
-fn draw(seed: &mut u64) -> u64 {
+pub(super) fn draw(seed: &mut u64) -> u64 {
     *seed = seed.wrapping_add(0x9e37_79b9_7f4a_7c15);
     let mut z = *seed;
     z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -124,7 +221,7 @@ impl MemoryDisk {
     /// An empty disk of 1 TiB with the root directory.
     #[must_use]
     pub fn new() -> Self {
-        let mut state = State { total: 1 << 40, ..State::default() };
+        let mut state = State { total: 1 << 40, boots: 1, ..State::default() };
         state.dirs.insert(PathBuf::from("/"), Dir::default());
         Self { state: Arc::new(Mutex::new(state)), changed: Arc::default() }
     }
@@ -132,6 +229,16 @@ impl MemoryDisk {
     /// Sets its size, in bytes.
     pub fn set_total(&self, total: u64) {
         self.state.lock().total = total;
+    }
+
+    /// Lets who keeps files here have threads for it, or not; it may until this is called.
+    pub fn set_threads(&self, threads: bool) {
+        self.state.lock().no_threads = !threads;
+    }
+
+    /// A write and its sync take from now on as long as is drawn, with `seed`, from `range`; see [`super::Disk::latency`].
+    pub fn set_latency(&self, range: RangeInclusive<Duration>, seed: u64) {
+        self.state.lock().latency = Some((range, seed));
     }
 
     /// Calls so far.
@@ -191,11 +298,14 @@ impl MemoryDisk {
         }
     }
 
-    /// Forgets what was not synced, but for what `keeps` says, and starts again. Locks are free, faults are over.
+    /// Forgets what was not synced, but for what `keeps` says, and starts again. Locks are free, faults are over; who still
+    /// has a file open gets errors from it.
     pub fn crash(&self, keeps: CrashKeeps) {
         let mut state = self.state.lock();
+        state.lives += 1;
         if keeps != CrashKeeps::All {
             state.forget(keeps);
+            state.boots += 1;
         }
         // A directory whose own name was lost is lost with all in it.
         loop {
@@ -233,6 +343,13 @@ impl MemoryDisk {
             for byte in [file.live.get_mut(at), file.durable.get_mut(at)].into_iter().flatten() {
                 *byte ^= mask;
             }
+            for write in &mut file.pending {
+                if let Write::At(from, bytes) = write
+                    && let Some(byte) = at.checked_sub(*from).and_then(|at| bytes.get_mut(at))
+                {
+                    *byte ^= mask;
+                }
+            }
         }
     }
 
@@ -242,7 +359,8 @@ impl MemoryDisk {
         let Ok(id) = state.file(path) else { return };
         if let Some(file) = state.files.get_mut(&id) {
             file.live.truncate(len);
-            file.durable.truncate(len);
+            file.durable.clone_from(&file.live);
+            file.pending.clear();
         }
     }
 
@@ -258,35 +376,15 @@ impl MemoryDisk {
     }
 }
 
-/// Unsynced bytes after a crash: none of them, all, or a part with garbage where the rest should be.
-fn tear(file: &mut File, seed: &mut u64) {
-    let (old, new) = (file.durable.len().min(file.live.len()), file.live.len());
-    match draw(seed) % 4 {
-        0 => file.live = file.durable.clone(),
-        1 => {}
-        2 => file.live.truncate(old + draw_below(seed, new - old + 1)),
-        _ => {
-            let from = old + draw_below(seed, new - old + 1);
-            for byte in &mut file.live[from..] {
-                *byte = draw(seed).to_le_bytes()[0];
-            }
-        }
-    }
-}
-
 impl State {
     /// Takes back what was not synced.
     fn forget(&mut self, keeps: CrashKeeps) {
         let seed = if let CrashKeeps::Some(seed) = keeps { Some(seed) } else { None };
-        for file in self.files.values_mut() {
-            match seed {
-                None => file.live = file.durable.clone(),
-                Some(seed) => tear(file, &mut (seed ^ file.live.len() as u64)),
-            }
-            file.durable = file.live.clone();
+        for (id, file) in &mut self.files {
+            file.forget(seed.map(|seed| seed ^ (id << 40) ^ file.live.len() as u64));
         }
         let mut position = 0;
-        for dir in self.dirs.values_mut() {
+        for dir in self.dirs.values_mut().chain(self.removed.values_mut()) {
             for change in std::mem::take(&mut dir.pending) {
                 position += 1;
                 if seed.is_some_and(|seed| draw(&mut (seed ^ (position << 32))) & 1 == 1) {
@@ -294,6 +392,13 @@ impl State {
                 }
             }
             dir.live = dir.durable.clone();
+        }
+        for (path, dir) in std::mem::take(&mut self.removed) {
+            let names = path.parent().and_then(|parent| self.dirs.get(parent));
+            let back = path.file_name().zip(names).is_some_and(|(name, dir)| dir.live.contains_key(name));
+            if back {
+                self.dirs.entry(path).or_insert(dir);
+            }
         }
     }
 
@@ -351,11 +456,11 @@ impl State {
         self.files.values().map(|file| file.live.len() as u64).sum()
     }
 
-    /// Drops files that no name leads to, live or after a crash.
+    /// Drops files that no name leads to, live or after a crash, and that nobody has open.
     pub(super) fn drop_unnamed(&mut self) {
         let named = |node: &Node| if let Node::File(id) = node { Some(*id) } else { None };
         let mut keep: Vec<u64> = Vec::new();
-        for dir in self.dirs.values() {
+        for dir in self.dirs.values().chain(self.removed.values()) {
             keep.extend(dir.live.values().filter_map(named));
             keep.extend(dir.durable.values().filter_map(named));
             keep.extend(
@@ -363,6 +468,6 @@ impl State {
             );
         }
         keep.sort_unstable();
-        self.files.retain(|id, _| keep.binary_search(id).is_ok());
+        self.files.retain(|id, file| keep.binary_search(id).is_ok() || Arc::strong_count(&file.open) > 1);
     }
 }

@@ -1,6 +1,6 @@
 //! Writing and reading large files past the page cache.
 //!
-//! `disk` writes the files of large blocks through here. A block is written once and read, if ever, much later: its
+//! `real` writes the files of large blocks through here. A block is written once and read, if ever, much later: its
 //! pages in the cache would cost a copy and a page each, push out what is being read, and be written back all at once by
 //! the fsync. Holds: what is written is the same bytes at the same offsets whether or not the filesystem can do it;
 //! where it cannot, they go through the cache. Not here: durability. The caller syncs the file as ever.
