@@ -46,7 +46,7 @@ pub(super) fn log_record_seeds() -> Vec<Vec<u8>> {
 }
 
 pub(super) fn log_segment(input: &[u8]) {
-    log::segment(&scratch("log"), input);
+    log::segment(input);
 }
 
 pub(super) fn log_segment_seeds() -> Vec<Vec<u8>> {
@@ -54,11 +54,11 @@ pub(super) fn log_segment_seeds() -> Vec<Vec<u8>> {
 }
 
 pub(super) fn snapshot(input: &[u8]) {
-    state::snapshot(&scratch("snapshot").join("file"), input);
+    state::snapshot(input);
 }
 
 pub(super) fn snapshot_seeds() -> Vec<Vec<u8>> {
-    state::snapshot_seeds(&scratch("snapshot").join("seed"))
+    state::snapshot_seeds()
 }
 
 pub(super) fn view_record(input: &[u8]) {

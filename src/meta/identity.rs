@@ -15,11 +15,12 @@
 //!     40   4  crc32c of all before
 //! ```
 
-use std::fs::{self, File};
-use std::io::{self, Read, Write};
+use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use super::StoreError;
+use crate::runtime::disk::Disk;
 use crate::types::{ClusterId, NodeId};
 
 const FILE: &str = "pohmelfs-meta";
@@ -32,33 +33,41 @@ const LEN: usize = BODY_LEN + 4;
 /// Whose directory it is.
 #[derive(Debug)]
 pub(super) struct Identity {
+    disk: Arc<dyn Disk>,
     dir: PathBuf,
     node: NodeId,
     cluster: Option<ClusterId>,
 }
 
 impl Identity {
-    /// The identity of `dir`, which is made if it is missing and marked if it is empty.
+    /// The identity of `dir` of `disk`, which is made if it is missing and marked if it is empty.
     ///
     /// # Errors
     /// The directory belongs to somebody else, or cannot be used.
-    pub(super) fn claim(dir: &Path, node: NodeId) -> Result<Self, StoreError> {
+    pub(super) fn claim(disk: Arc<dyn Disk>, dir: &Path, node: NodeId) -> Result<Self, StoreError> {
         let refused = |reason: String| Err(StoreError::new(format!("directory {}", dir.display()), reason));
-        fs::create_dir_all(dir).map_err(|e| StoreError::new(format!("making {}", dir.display()), e))?;
+        disk.make_dirs(dir).map_err(|e| StoreError::new(format!("making {}", dir.display()), e))?;
         let path = dir.join(FILE);
-        let found = match read(&path) {
+        let found = match read(&*disk, &path) {
             Ok(bytes) => Some(bytes),
             Err(e) if e.kind() == io::ErrorKind::NotFound => None,
             Err(e) => return Err(StoreError::new(format!("reading {}", path.display()), e)),
         };
         let Some(bytes) = found else {
-            if let Some(other) = foreign(dir)? {
+            if let Some(other) = foreign(&*disk, dir)? {
                 return refused(format!(
                     "is not empty (it holds {other:?}) and has no {FILE}; give an empty or a new directory, or mount \
                      the disk that belongs there"
                 ));
             }
-            let new = Self { dir: dir.to_owned(), node, cluster: None };
+            // It may have been made by a start that was cut short.
+            match disk.sync_parent(dir) {
+                // Then it was made by somebody else.
+                Err(e) if e.kind() == io::ErrorKind::PermissionDenied => {}
+                synced => synced
+                    .map_err(|e| StoreError::new(format!("syncing the name of {}", dir.display()), e))?,
+            }
+            let new = Self { disk, dir: dir.to_owned(), node, cluster: None };
             new.write()?;
             return Ok(new);
         };
@@ -67,7 +76,7 @@ impl Identity {
                 "belongs to metadata server {owner}, this is {node}; give each server its own directory, or correct \
                  the node id"
             )),
-            Ok((_, cluster)) => Ok(Self { dir: dir.to_owned(), node, cluster }),
+            Ok((_, cluster)) => Ok(Self { disk, dir: dir.to_owned(), node, cluster }),
             Err(problem) => refused(format!("{FILE} {problem}")),
         }
     }
@@ -100,35 +109,24 @@ impl Identity {
 
     fn write(&self) -> Result<(), StoreError> {
         let bytes = encode(self.node, self.cluster);
-        let temp = self.dir.join(TEMP);
-        let replace = || -> io::Result<()> {
-            let mut file = File::create(&temp)?;
-            file.write_all(&bytes)?;
-            file.sync_all()?;
-            fs::rename(&temp, self.dir.join(FILE))?;
-            File::open(&self.dir)?.sync_all()
-        };
-        replace().map_err(|e| StoreError::new(format!("writing {}", self.dir.join(FILE).display()), e))
+        let (path, temp) = (self.dir.join(FILE), self.dir.join(TEMP));
+        let replaced = self.disk.replace(&path, &temp, &bytes);
+        replaced.map_err(|e| StoreError::new(format!("writing {}", path.display()), e))
     }
 }
 
 /// At most one byte more than an identity has, whatever lies there.
-fn read(path: &Path) -> io::Result<Vec<u8>> {
-    let mut bytes = Vec::with_capacity(LEN + 1);
-    File::open(path)?.take(LEN as u64 + 1).read_to_end(&mut bytes)?;
-    Ok(bytes)
+fn read(disk: &dyn Disk, path: &Path) -> io::Result<Vec<u8>> {
+    disk.open(path)?.read_at(0, LEN + 1)
 }
 
 /// A name in a directory without an identity that no first start of ours left there.
-fn foreign(dir: &Path) -> Result<Option<String>, StoreError> {
+fn foreign(disk: &dyn Disk, dir: &Path) -> Result<Option<String>, StoreError> {
     let failed = |e: io::Error| StoreError::new(format!("listing {}", dir.display()), e);
-    for entry in fs::read_dir(dir).map_err(failed)? {
-        let name = entry.map_err(failed)?.file_name().to_string_lossy().into_owned();
-        if name != TEMP && name != "lost+found" {
-            return Ok(Some(name));
-        }
-    }
-    Ok(None)
+    let names = disk.list(dir).map_err(failed)?.into_iter();
+    Ok(names
+        .map(|entry| entry.name.to_string_lossy().into_owned())
+        .find(|name| name != TEMP && name != "lost+found"))
 }
 
 fn encode(node: NodeId, cluster: Option<ClusterId>) -> Vec<u8> {
@@ -181,19 +179,26 @@ pub(crate) fn fuzz_seeds() -> Vec<Vec<u8>> {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
+    use crate::runtime::disk::RealDisk;
+
+    fn claim(dir: &Path, node: NodeId) -> Result<Identity, StoreError> {
+        Identity::claim(Arc::new(RealDisk), dir, node)
+    }
 
     fn refusal(dir: &Path, node: u64) -> String {
-        Identity::claim(dir, NodeId(node)).unwrap_err().to_string()
+        claim(dir, NodeId(node)).unwrap_err().to_string()
     }
 
     #[test]
     fn a_directory_stays_with_its_node_and_its_cluster() {
         let root = tempfile::TempDir::new().unwrap();
         let dir = root.path().join("made/for/it");
-        assert_eq!(Identity::claim(&dir, NodeId(1)).unwrap().cluster(), None);
-        Identity::claim(&dir, NodeId(1)).unwrap().adopt(ClusterId(7)).unwrap();
-        let mut again = Identity::claim(&dir, NodeId(1)).unwrap();
+        assert_eq!(claim(&dir, NodeId(1)).unwrap().cluster(), None);
+        claim(&dir, NodeId(1)).unwrap().adopt(ClusterId(7)).unwrap();
+        let mut again = claim(&dir, NodeId(1)).unwrap();
         assert_eq!(again.cluster(), Some(ClusterId(7)));
         again.adopt(ClusterId(7)).unwrap();
         assert!(again.adopt(ClusterId(8)).unwrap_err().to_string().contains(&ClusterId(8).to_string()));
@@ -210,7 +215,7 @@ mod tests {
         // The mount point of a new disk, after a start that was cut short.
         fs::create_dir(dir.path().join("lost+found")).unwrap();
         fs::write(dir.path().join(TEMP), "half").unwrap();
-        Identity::claim(dir.path(), NodeId(1)).unwrap();
+        claim(dir.path(), NodeId(1)).unwrap();
         fs::remove_file(dir.path().join(FILE)).unwrap();
         fs::write(dir.path().join("letter.txt"), "dear").unwrap();
         let told = refusal(dir.path(), 1);
@@ -221,7 +226,7 @@ mod tests {
     #[test]
     fn a_flipped_byte_or_another_length_is_refused() {
         let dir = tempfile::TempDir::new().unwrap();
-        Identity::claim(dir.path(), NodeId(1)).unwrap().adopt(ClusterId(7)).unwrap();
+        claim(dir.path(), NodeId(1)).unwrap().adopt(ClusterId(7)).unwrap();
         let path = dir.path().join(FILE);
         let good = fs::read(&path).unwrap();
         assert_eq!(good.len(), LEN);
@@ -239,6 +244,6 @@ mod tests {
         fs::write(&path, [&good[..], &[0]].concat()).unwrap();
         assert!(refusal(dir.path(), 1).contains("damaged"), "a byte too many");
         fs::write(&path, good).unwrap();
-        Identity::claim(dir.path(), NodeId(1)).unwrap();
+        claim(dir.path(), NodeId(1)).unwrap();
     }
 }

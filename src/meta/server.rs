@@ -20,6 +20,7 @@ use super::worker::{self, LeaderConfig};
 use super::{Machine, StoreError};
 use crate::config::MetaConfig;
 use crate::net::{Limits, Server};
+use crate::runtime::disk::{Disk, RealDisk};
 use crate::runtime::{self, Tasks};
 use crate::types::{ClusterId, NodeAddress, NodeId};
 use crate::wire::status::StatusSource;
@@ -46,8 +47,16 @@ impl MetaServer {
     /// # Errors
     /// The directory or the address cannot be used; the text says which and the way out.
     pub async fn start(config: MetaConfig) -> Result<Self, StoreError> {
+        Self::start_on(Arc::new(RealDisk), config).await
+    }
+
+    /// As [`MetaServer::start`], with the directory on `disk`.
+    ///
+    /// # Errors
+    /// As [`MetaServer::start`].
+    pub async fn start_on(disk: Arc<dyn Disk>, config: MetaConfig) -> Result<Self, StoreError> {
         let tasks = Tasks::new();
-        match Self::start_in(config, &tasks).await {
+        match Self::start_in(disk, config, &tasks).await {
             Ok(server) => Ok(server),
             Err(e) => {
                 tasks.stop().await;
@@ -56,15 +65,15 @@ impl MetaServer {
         }
     }
 
-    async fn start_in(config: MetaConfig, tasks: &Tasks) -> Result<Self, StoreError> {
+    async fn start_in(disk: Arc<dyn Disk>, config: MetaConfig, tasks: &Tasks) -> Result<Self, StoreError> {
         let node = config.node_id();
         let voters = config.voters();
         let addresses: BTreeMap<NodeId, NodeAddress> =
             voters.iter().map(|v| (v.node, v.address.clone())).collect();
 
-        let directory = config.directory.clone();
-        let mut identity =
-            runtime::blocking("claim-directory", move || Identity::claim(&directory, node)).await?;
+        let (claimed, directory) = (disk.clone(), config.directory.clone());
+        let claim = move || Identity::claim(claimed, &directory, node);
+        let mut identity = runtime::blocking("claim-directory", claim).await?;
         let mut hello = Hello::new(Role::Meta, config.name.clone());
         hello.node = Some(node);
         // From the first moment on: a peer of another cluster neither takes our log nor gives us its own.
@@ -73,6 +82,7 @@ impl MetaServer {
         refuse_strangers(&config, identity.cluster(), &channels).await?;
 
         let state_config = StateConfig {
+            disk: disk.clone(),
             cache_bytes: config.limits.cache_bytes,
             overlay_bytes_max: config.limits.overlay_bytes,
             sled_cache_bytes: config.limits.sled_cache_bytes,
@@ -90,6 +100,7 @@ impl MetaServer {
             },
             snapshot_every: config.limits.snapshot_entries,
             log_keep: config.limits.keep_entries,
+            disk,
             ..RaftConfig::new(node, config.directory.join("log"))
         };
         let peers = Peers { addresses: addresses.clone(), hello: hello.clone() };

@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::runtime::disk::{Disk, RealDisk};
 use crate::types::{NodeAddress, NodeId};
 use crate::wire::Hello;
 
@@ -54,6 +55,8 @@ pub struct RaftConfig {
     pub node: NodeId,
     /// Directory of the raft log; made if missing. Nothing else lives in it.
     pub dir: PathBuf,
+    /// The disk that has it.
+    pub disk: Arc<dyn Disk>,
     /// Times.
     pub timers: Timers,
     /// A snapshot is built after this many entries.
@@ -67,12 +70,13 @@ pub struct RaftConfig {
 }
 
 impl RaftConfig {
-    /// Defaults for `node` with its log in `dir`.
+    /// Defaults for `node` with its log in `dir` of this machine.
     #[must_use]
     pub fn new(node: NodeId, dir: impl Into<PathBuf>) -> Self {
         Self {
             node,
             dir: dir.into(),
+            disk: Arc::new(RealDisk),
             timers: Timers::default(),
             // An entry carries a batch of commands: 20,000 of them are some 100 MB, or a minute under full load.
             snapshot_every: 20_000,

@@ -164,11 +164,11 @@ impl Consensus {
         tasks: &Tasks,
     ) -> Result<Self, StoreError> {
         config.openraft()?;
-        let (dir, options) = (config.dir.clone(), config.log_options());
-        let log = runtime::blocking("open raft log", move || Log::open(&dir, options)).await?;
+        let (disk, dir, options) = (config.disk.clone(), config.dir.clone(), config.log_options());
+        let log = runtime::blocking("open raft log", move || Log::open(disk, &dir, options)).await?;
         let shared = Shared {
-            network: Network::new(peers, config.timers.clone()),
-            receiver: Receiver::new(machine.clone()),
+            network: Network::new(peers, config.timers.clone(), config.disk.clone()),
+            receiver: Receiver::new(machine.clone(), config.disk.clone()),
             tasks: tasks.clone(),
             standing: Mutex::default(),
             raft: OnceLock::new(),

@@ -26,6 +26,7 @@ use super::messages::{kind, pack, pack_append, unpack};
 use super::snapshot;
 use super::types::{TypeConfig, Vote};
 use crate::net::{Channel, ChannelOptions};
+use crate::runtime::disk::Disk;
 use crate::types::{ClusterId, NodeAddress, NodeId};
 use crate::wire::{Class, Hello, RpcError};
 
@@ -48,15 +49,17 @@ pub(super) enum Lane {
 pub(super) struct Network {
     peers: Arc<Peers>,
     timers: Timers,
+    /// Where snapshots are.
+    disk: Arc<dyn Disk>,
     /// Once it is known; before that what the hello of `peers` says.
     cluster: Arc<Mutex<Option<ClusterId>>>,
     channels: Arc<Mutex<BTreeMap<(u64, Lane), Channel>>>,
 }
 
 impl Network {
-    pub(super) fn new(peers: Peers, timers: Timers) -> Self {
+    pub(super) fn new(peers: Peers, timers: Timers, disk: Arc<dyn Disk>) -> Self {
         let cluster = Arc::new(Mutex::new(peers.hello.cluster));
-        Self { peers: Arc::new(peers), timers, cluster, channels: Arc::default() }
+        Self { peers: Arc::new(peers), timers, disk, cluster, channels: Arc::default() }
     }
 
     /// Where `node` answers: as configured, else as in the membership.
@@ -94,6 +97,7 @@ impl Network {
             bulk: self.channel(target, &address, Lane::Bulk),
             kind: if lane == Lane::Beat { kind::HEARTBEAT } else { kind::APPEND },
             timers: self.timers.clone(),
+            disk: self.disk.clone(),
         }
     }
 }
@@ -118,6 +122,7 @@ pub(super) struct Client {
     /// APPEND, or HEARTBEAT for the client that only sends those.
     kind: u16,
     timers: Timers,
+    disk: Arc<dyn Disk>,
 }
 
 /// What openraft makes of a failed exchange: at once again, or after a while.
@@ -225,7 +230,7 @@ impl RaftNetworkV2<TypeConfig> for Client {
         cancel: impl Future<Output = ReplicationClosed> + OptionalSend + 'static,
         _option: RPCOption,
     ) -> Result<SnapshotResponse<TypeConfig>, StreamingError<TypeConfig>> {
-        let sending = snapshot::send(&self.bulk, &self.timers, vote, snapshot);
+        let sending = snapshot::send(self.disk.clone(), &self.bulk, &self.timers, vote, snapshot);
         tokio::select! {
             // Dropping the send loses nothing: the next one goes on where the receiver stands.
             closed = cancel => Err(StreamingError::Closed(closed)),

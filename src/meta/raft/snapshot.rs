@@ -3,8 +3,6 @@
 //! `network` sends, `peer` receives. Holds: a part is written where it belongs or not at all; a file is handed to the
 //! state only when all its bytes are there and synced; the state verifies the whole.
 
-use std::fs::File;
-use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,6 +17,7 @@ use super::messages::{PART_LEN, SnapshotBegin, SnapshotEnd, SnapshotPart, Snapsh
 use super::types::{TypeConfig, Vote};
 use crate::net::Channel;
 use crate::runtime;
+use crate::runtime::disk::{Disk, DiskFile};
 use crate::wire::RpcError;
 
 type Response = openraft::raft::SnapshotResponse<TypeConfig>;
@@ -27,8 +26,9 @@ fn store_failed(reason: impl ToString) -> RpcError {
     RpcError::StoreFailed { reason: reason.to_string() }
 }
 
-/// Sends `snapshot` over `channel`, and returns when the peer has installed it or has seen a higher vote.
+/// Sends `snapshot`, a file of `disk`, over `channel`, and returns when the peer has installed it or has seen a higher vote.
 pub(super) async fn send(
+    disk: Arc<dyn Disk>,
     channel: &Channel,
     timers: &Timers,
     vote: Vote,
@@ -36,8 +36,8 @@ pub(super) async fn send(
 ) -> Result<Response, RpcError> {
     let Snapshot { meta, snapshot: SnapshotFileRef { id, path, len } } = snapshot;
     // Open from the first part to the last: the file may be replaced by a newer one meanwhile.
-    let file =
-        Arc::new(runtime::blocking("open snapshot", move || File::open(path)).await.map_err(store_failed)?);
+    let file = runtime::blocking("open snapshot", move || disk.open(&path)).await.map_err(store_failed)?;
+    let file: Arc<dyn DiskFile> = file.into();
     let begin = pack(&SnapshotBegin { vote, id: id.clone(), len })?;
     let mut turn = ask(channel, kind::SNAPSHOT_BEGIN, begin, Bytes::new(), timers.append).await?;
     loop {
@@ -76,6 +76,7 @@ async fn ask(
 #[derive(Clone)]
 pub(super) struct Receiver {
     machine: Arc<dyn Machine>,
+    disk: Arc<dyn Disk>,
     /// Locked on threads for blocking work only, for the length of one write.
     incoming: Arc<Mutex<Option<Incoming>>>,
 }
@@ -84,31 +85,31 @@ struct Incoming {
     id: String,
     len: u64,
     path: PathBuf,
-    file: File,
+    file: Box<dyn DiskFile>,
     /// Bytes that have come.
     have: u64,
 }
 
 impl Receiver {
-    pub(super) fn new(machine: Arc<dyn Machine>) -> Self {
-        Self { machine, incoming: Arc::default() }
+    pub(super) fn new(machine: Arc<dyn Machine>, disk: Arc<dyn Disk>) -> Self {
+        Self { machine, disk, incoming: Arc::default() }
     }
 
     /// Where to go on with snapshot `id`. Another one that was half here is forgotten.
     pub(super) async fn begin(&self, begin: SnapshotBegin) -> Result<SnapshotTurn, RpcError> {
-        let (machine, incoming) = (self.machine.clone(), self.incoming.clone());
+        let (machine, disk, incoming) = (self.machine.clone(), self.disk.clone(), self.incoming.clone());
         runtime::blocking("begin snapshot", move || {
             let mut incoming = incoming.lock();
             if let Some(half) = incoming.as_ref().filter(|half| half.id == begin.id && half.len == begin.len) {
                 return Ok(SnapshotTurn::From(half.have));
             }
             if let Some(old) = incoming.take()
-                && let Err(e) = std::fs::remove_file(&old.path)
+                && let Err(e) = disk.unlink(&old.path)
             {
                 tracing::warn!(path = %old.path.display(), error = %e, "cannot remove a snapshot that came half");
             }
             let path = machine.incoming_path(&begin.id).map_err(store_failed)?;
-            let file = File::options().create(true).truncate(true).write(true).open(&path).map_err(store_failed)?;
+            let file = disk.create(&path).map_err(store_failed)?;
             tracing::info!(snapshot = %begin.id, bytes = begin.len, "receiving a snapshot");
             *incoming = Some(Incoming { id: begin.id, len: begin.len, path, file, have: 0 });
             Ok(SnapshotTurn::From(0))
@@ -126,7 +127,7 @@ impl Receiver {
             let mut incoming = incoming.lock();
             let half = incoming.as_mut().filter(|half| half.id == part.id).ok_or_else(unknown)?;
             if part.offset == half.have && bytes.len() as u64 <= half.len - half.have {
-                half.file.write_all_at(&bytes, part.offset).map_err(store_failed)?;
+                half.file.write_at(&bytes, part.offset).map_err(store_failed)?;
                 half.have += bytes.len() as u64;
             }
             Ok(SnapshotTurn::From(half.have))
@@ -141,7 +142,7 @@ impl Receiver {
             let mut incoming = incoming.lock();
             let whole =
                 incoming.take_if(|half| half.id == id && half.have == half.len).ok_or_else(unknown)?;
-            whole.file.sync_all().map_err(store_failed)?;
+            whole.file.sync().map_err(store_failed)?;
             Ok(SnapshotFileRef { id: whole.id, path: whole.path, len: whole.len })
         })
         .await

@@ -19,7 +19,7 @@ use parking_lot::{Condvar, Mutex, RwLock};
 use super::super::{Position, SnapshotFile, StoreError};
 use super::StateConfig;
 use super::cut::{Cut, Disk};
-use super::engine::Engine;
+use super::engines::Engine;
 use super::frozen::Frozen;
 use super::manifest::{DirLock, Manifest};
 use super::memory::{ApplyView, Memory};
@@ -27,7 +27,7 @@ use super::record::{KEY_LEN_MAX, Stamp, VALUE_LEN_MAX, show};
 use super::recover::{self, Opened};
 use super::snapshot::{SnapshotWriter, verify};
 use super::snapshots::Snapshots;
-use super::writer::{Ended, Queue};
+use super::writer::{self, Ended, Queue};
 use crate::namespace::{ChangeSet, Memo, ViewError};
 
 /// Shared by all clones of the state and its writer.
@@ -58,7 +58,7 @@ impl Core {
         let Opened { engine, stamp, manifest, rebuilt } = opened;
         let memory =
             Memory { engine: Some(Arc::new(engine)), overlay: Default::default(), stamp: stamp.clone() };
-        let queue = Queue::new(config.overlay_bytes_max);
+        let queue = Queue::new(config.overlay_bytes_max, config.disk.has_threads());
         Self {
             config,
             snapshots,
@@ -76,6 +76,11 @@ impl Core {
         }
     }
 
+    /// True while nothing has failed and nothing is shut down.
+    pub(super) fn is_usable(&self) -> bool {
+        self.failure.lock().is_none()
+    }
+
     /// Notes that the view is damaged or cannot be written: nothing more is applied, and the next start rebuilds it.
     pub(super) fn damaged(&self, reason: &str) {
         if !self.fail(reason) {
@@ -87,7 +92,7 @@ impl Core {
         );
         let mut manifest = self.manifest.lock();
         manifest.bad = Some(reason.to_owned());
-        if let Err(e) = manifest.write(&self.config.dir) {
+        if let Err(e) = manifest.write(&*self.config.disk, &self.config.dir) {
             tracing::error!(error = %e, "the damage could not be noted; the next start will find it again");
         }
     }
@@ -124,7 +129,7 @@ impl Core {
     ) -> Result<R, StoreError> {
         let mut memo = self.applier.lock();
         self.usable()?;
-        if self.queue.wait_for_room(self.config.overlay_bytes_max).map_err(|e| self.ended(e))? {
+        if writer::wait_for_room(self).map_err(|e| self.ended(e))? {
             self.waits.fetch_add(1, Ordering::Relaxed);
         }
         let (engine, mut stamp) = {
@@ -178,7 +183,7 @@ impl Core {
             |_| self.snapshots.frozen_path(),
             |out, _, path| {
                 out.finish_for_now()?;
-                Frozen::open(path).map_err(|fault| fault.into_error("reading", path))
+                Frozen::open(&*self.config.disk, path).map_err(|fault| fault.into_error("reading", path))
             },
         )
     }
@@ -191,7 +196,7 @@ impl Core {
         end: impl FnOnce(SnapshotWriter, &Stamp, &Path) -> Result<R, StoreError>,
     ) -> Result<R, StoreError> {
         self.usable()?;
-        self.queue.wait_until_written().map_err(|e| self.ended(e))?;
+        writer::wait_until_written(self).map_err(|e| self.ended(e))?;
         let Some(engine) = self.memory.read().engine.clone() else {
             return Err(StoreError::new("building a snapshot", "the state is shut down"));
         };
@@ -207,7 +212,7 @@ impl Core {
         };
         written.and_then(|out| end(out, &stamp, &path)).inspect_err(|_| {
             // What is left of it is in the way of nobody and is removed at the next open, should this fail too.
-            let _left_over = std::fs::remove_file(&path);
+            let _left_over = self.config.disk.unlink(&path);
         })
     }
 
@@ -216,7 +221,7 @@ impl Core {
             self.damaged(&e.reason);
             StoreError::new("building a snapshot", e.reason)
         };
-        let mut out = SnapshotWriter::create(path, stamp)?;
+        let mut out = SnapshotWriter::create(&*self.config.disk, path, stamp)?;
         loop {
             let chunk = match &mut self.disk.lock().cut {
                 Some(cut) => cut.chunk(engine).map_err(unreadable)?,
@@ -245,9 +250,10 @@ impl Core {
     pub(super) fn install_snapshot(&self, received: &Path) -> Result<SnapshotFile, StoreError> {
         let _work = self.snapshot_work.lock();
         self.usable()?;
-        let stamp = verify(received).map_err(|fault| fault.into_error("verifying", received))?;
-        std::fs::File::open(received)
-            .and_then(|file| file.sync_all())
+        let disk = &*self.config.disk;
+        let stamp = verify(disk, received).map_err(|fault| fault.into_error("verifying", received))?;
+        disk.open(received)
+            .and_then(|file| file.sync())
             .map_err(|e| StoreError::new(format!("syncing {}", received.display()), e))?;
         let mut memo = self.applier.lock();
         *memo = Memo::default();
@@ -261,12 +267,12 @@ impl Core {
     /// Loads a snapshot beside the running view and swaps. The caller holds `applier`.
     fn replace_by(&self, path: &Path) -> Result<(), StoreError> {
         let mut manifest = self.manifest.lock().clone();
-        recover::remove_views(&self.config.dir, Some(manifest.view))?;
+        recover::remove_views(&*self.config.disk, &self.config.dir, Some(manifest.view))?;
         manifest.view += 1;
         let (engine, stamp) = recover::load(&self.config, manifest.view, path)?
             .map_err(|fault| fault.into_error("loading", path))?;
         let mut disk = self.disk.lock();
-        manifest.write(&self.config.dir)?;
+        manifest.write(&*self.config.disk, &self.config.dir)?;
         *self.manifest.lock() = manifest.clone();
         self.queue.clear();
         disk.stamp = stamp.clone();
@@ -278,7 +284,7 @@ impl Core {
         };
         drop(disk);
         drop(old);
-        recover::remove_views(&self.config.dir, Some(manifest.view))
+        recover::remove_views(&*self.config.disk, &self.config.dir, Some(manifest.view))
     }
 
     /// Closes sled in order and notes that it was so, unless something failed before. The writer has ended.
@@ -295,7 +301,7 @@ impl Core {
         if healthy && self.disk.lock().stamp == stamp {
             let mut manifest = self.manifest.lock();
             manifest.clean = true;
-            manifest.write(&self.config.dir)?;
+            manifest.write(&*self.config.disk, &self.config.dir)?;
         }
         Ok(())
     }

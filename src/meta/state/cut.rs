@@ -12,7 +12,7 @@ use std::ops::Bound;
 
 use bytes::Bytes;
 
-use super::engine::Engine;
+use super::engines::Engine;
 use super::record::Stamp;
 use super::writer::Merged;
 use crate::namespace::{Key, ViewError};

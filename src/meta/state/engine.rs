@@ -57,7 +57,7 @@ impl Weighter<Key, Option<Bytes>> for CacheWeight {
 }
 
 /// One sled database with its cache.
-pub(super) struct Engine {
+pub(super) struct SledEngine {
     // Dropped in this order: the tree is a handle on the database.
     tree: sled::Tree,
     db: sled::Db,
@@ -66,7 +66,7 @@ pub(super) struct Engine {
     dir: PathBuf,
 }
 
-impl Engine {
+impl SledEngine {
     /// Opens or makes the database in `dir`.
     pub(super) fn open(dir: &Path, sled_cache_bytes: u64, cache_bytes: u64) -> Result<Self, StoreError> {
         let failed = |reason: String| StoreError::new(format!("opening the view {}", dir.display()), reason);
@@ -142,13 +142,13 @@ impl Engine {
     }
 
     /// Records between two bounds in key order, past the cache: a long listing must not empty it.
-    pub(super) fn range(&self, from: Bound<&[u8]>, to: Bound<&[u8]>) -> Records<'_> {
+    pub(super) fn range(&self, from: Bound<&[u8]>, to: Bound<&[u8]>) -> SledRecords<'_> {
         let first = match from {
             Bound::Included(key) | Bound::Excluded(key) => page::first_page(key),
             Bound::Unbounded => None,
         };
         let begin = first.as_ref().map_or(from, |page| Bound::Included(page.as_bytes()));
-        Records {
+        SledRecords {
             engine: self,
             iter: self.tree.range::<&[u8], _>((begin, to)),
             bounds: (from.map(Into::into), to.map(Into::into)),
@@ -164,7 +164,7 @@ impl Engine {
     /// Writes changes and the stamp of the state that they lead to, all or nothing.
     pub(super) fn write<'a>(
         &self,
-        changes: impl Iterator<Item = (&'a [u8], Option<&'a Bytes>)>,
+        changes: impl Iterator<Item = super::engines::Put<'a>>,
         stamp: Option<&Stamp>,
     ) -> Result<(), StoreError> {
         let failed =
@@ -277,8 +277,8 @@ impl Engine {
 }
 
 /// Records of sled in key order, each checked.
-pub(super) struct Records<'a> {
-    engine: &'a Engine,
+pub(super) struct SledRecords<'a> {
+    engine: &'a SledEngine,
     iter: sled::Iter,
     bounds: (Bound<IVec>, Bound<IVec>),
     /// The rest of the page that was read last.
@@ -286,7 +286,7 @@ pub(super) struct Records<'a> {
     last: Option<IVec>,
 }
 
-impl Records<'_> {
+impl SledRecords<'_> {
     /// Fills `page` from the next entry of sled. False: there is none.
     fn refill(&mut self) -> Result<bool, ViewError> {
         let iter = &mut self.iter;
@@ -322,7 +322,7 @@ impl Records<'_> {
     }
 }
 
-impl Iterator for Records<'_> {
+impl Iterator for SledRecords<'_> {
     type Item = Result<(IVec, Bytes), ViewError>;
 
     fn next(&mut self) -> Option<Self::Item> {

@@ -7,7 +7,6 @@
 //! Memory: the first key of every block of the file (256 KiB each) and the last few blocks read.
 
 use std::collections::VecDeque;
-use std::fs::File;
 use std::ops::ControlFlow;
 use std::path::Path;
 use std::sync::Arc;
@@ -18,6 +17,7 @@ use parking_lot::Mutex;
 use super::record::Stamp;
 use super::snapshot::{Fault, SnapshotReader, block_at};
 use crate::namespace::{View, ViewError};
+use crate::runtime::disk::{Disk, DiskFile};
 
 /// Blocks kept decoded. Who scans one table and looks into two others in the same order reads each block once.
 const KEPT: usize = 8;
@@ -28,7 +28,7 @@ type Records = Arc<Vec<(Bytes, Bytes)>>;
 pub(super) struct Frozen {
     /// Which state.
     pub stamp: Stamp,
-    file: File,
+    file: Box<dyn DiskFile>,
     /// First key of each block, and where the block stands.
     index: Vec<(Bytes, u64)>,
     kept: Mutex<VecDeque<(usize, Records)>>,
@@ -36,10 +36,10 @@ pub(super) struct Frozen {
 
 impl Frozen {
     /// Verifies the file and unlinks it.
-    pub(super) fn open(path: &Path) -> Result<Self, Fault> {
-        let file = File::open(path)?;
-        let mut reader = SnapshotReader::open(path)?;
-        std::fs::remove_file(path)?;
+    pub(super) fn open(disk: &dyn Disk, path: &Path) -> Result<Self, Fault> {
+        let file = disk.open(path)?;
+        let mut reader = SnapshotReader::open(disk, path)?;
+        disk.unlink(path)?;
         let mut index = Vec::new();
         loop {
             let at = reader.at();
@@ -54,7 +54,7 @@ impl Frozen {
         if let Some((_, records)) = kept.iter().find(|(n, _)| *n == number) {
             return Ok(records.clone());
         }
-        let records = block_at(&self.file, self.index[number].1, number)
+        let records = block_at(&*self.file, self.index[number].1, number)
             .map_err(|fault| ViewError { reason: format!("reading the copy that is checked: {fault}") })?;
         let records = Arc::new(records);
         kept.truncate(KEPT - 1);

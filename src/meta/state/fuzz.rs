@@ -5,15 +5,19 @@ use std::path::Path;
 use super::page;
 use super::record::{Stamp, Tally, seal, unseal};
 use super::snapshot::{SnapshotWriter, reseal, verify};
+use crate::runtime::disk::{Disk, MemoryDisk};
 use crate::types::codec;
 
-/// Bytes as a snapshot file at `path`, as they are, and with all checksums set right.
-pub(crate) fn snapshot(path: &Path, input: &[u8]) {
+/// Where a snapshot is, on a disk of its own.
+const SNAPSHOT: &str = "/snapshot";
+
+/// Bytes as a snapshot file, as they are, and with all checksums set right.
+pub(crate) fn snapshot(input: &[u8]) {
     for bytes in [input.to_vec(), reseal(input)] {
-        if std::fs::write(path, &bytes).is_err() {
-            return;
-        }
-        drop(verify(path));
+        let (disk, path) = (MemoryDisk::new(), Path::new(SNAPSHOT));
+        let file = disk.create(path).expect("an empty disk takes a file");
+        file.write_at(&bytes, 0).expect("it is not full");
+        drop(verify(&disk, path));
     }
 }
 
@@ -31,18 +35,19 @@ pub(crate) fn record(input: &[u8]) {
     drop(codec::decode::<Stamp>(stored));
 }
 
-/// Valid inputs of [`snapshot`], made at `path`.
-pub(crate) fn snapshot_seeds(path: &Path) -> Vec<Vec<u8>> {
+/// Valid inputs of [`snapshot`].
+pub(crate) fn snapshot_seeds() -> Vec<Vec<u8>> {
+    let (disk, path) = (MemoryDisk::new(), Path::new(SNAPSHOT));
     let records: [(&[u8], &[u8]); 3] = [(b"a", b"one"), (b"b", b""), (b"bc", b"three")];
     let made = (0..=records.len()).map(|count| {
         let mut tally = Tally::default();
         records[..count].iter().for_each(|(key, value)| tally.add(key, value));
-        let mut writer = SnapshotWriter::create(path, &Stamp { tally, ..Stamp::default() }).ok()?;
+        let mut writer = SnapshotWriter::create(&disk, path, &Stamp { tally, ..Stamp::default() }).ok()?;
         for (key, value) in &records[..count] {
             writer.add(key, value).ok()?;
         }
         writer.finish().ok()?;
-        std::fs::read(path).ok()
+        disk.read(path).ok()
     });
     made.flatten().collect()
 }

@@ -15,7 +15,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::core::Core;
-use super::engine::Engine;
+use super::engines::Engine;
 use super::record::Stamp;
 use crate::namespace::{Change, Key, View, ViewError};
 

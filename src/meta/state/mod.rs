@@ -1,17 +1,20 @@
 //! State of a metadata server: an ordered overlay in memory, a bounded cache, sled behind it, snapshots, a hash.
+//! On a disk that is not the system's, a journal stands in sled's place.
 //!
 //! `raft` applies entries and installs snapshots, `service` reads. Holds: a reader sees one applied position; what is
 //! in sled is always the state at one log index; every value read from a file is checked before it is used.
 //! Not here: what the records mean (`namespace`), when to take a snapshot or purge the log (`raft`).
 //!
-//! Reading order: `record`, `memory` (how reads find a record), `writer`, `engine`, `cut` and `snapshot`, `recover`, `core`.
+//! Reading order: `record`, `memory` (how reads find a record), `writer`, `engines`, `engine`, `journal`, `cut` and `snapshot`, `recover`, `core`.
 
 mod core;
 mod cut;
 mod engine;
+mod engines;
 mod filter;
 mod frozen;
 pub(crate) mod fuzz;
+mod journal;
 mod manifest;
 mod memory;
 mod page;
@@ -37,11 +40,15 @@ use self::memory::ReadView;
 use self::snapshots::Snapshots;
 use super::{Entry, Machine, Position, SnapshotFile, StateHash, StoreError};
 use crate::namespace::{self, ChangeSet, Command, Memo, Reply, Txn, View, ViewError};
+use crate::runtime::disk::{Disk, RealDisk};
+use crate::runtime::{self, Task};
 use crate::types::{LogIndex, codec};
 
 /// Where the state lives and how much memory it may take.
 #[derive(Clone, Debug)]
 pub struct StateConfig {
+    /// The disk that has it.
+    pub disk: Arc<dyn Disk>,
     /// Directory of this node's state; made when missing. One process at a time.
     pub dir: PathBuf,
     /// Bound of the read cache, in bytes with overhead.
@@ -51,14 +58,15 @@ pub struct StateConfig {
     pub overlay_bytes_max: u64,
     /// Bound of sled's own page cache, in bytes (sled takes more than this: benches/view.rs).
     pub sled_cache_bytes: u64,
-    /// Identity of this boot of the machine; none: ask the kernel. A view that was open in another boot is rebuilt.
+    /// Identity of this boot of the machine; none: ask the disk. A view that was open in another boot is rebuilt.
     pub boot_id: Option<String>,
 }
 
 impl StateConfig {
-    /// The defaults for a directory.
+    /// The defaults for a directory of this machine.
     pub fn new(dir: impl Into<PathBuf>) -> Self {
         Self {
+            disk: Arc::new(RealDisk),
             dir: dir.into(),
             cache_bytes: 256 << 20,
             overlay_bytes_max: 512 << 20,
@@ -109,16 +117,31 @@ pub struct State {
 /// Ends the writer with the last handle.
 struct Owner {
     core: Arc<Core>,
-    writer: Mutex<Option<JoinHandle<()>>>,
+    writer: Mutex<Option<Writer>>,
+}
+
+/// Who moves what is applied into the view.
+enum Writer {
+    Thread(JoinHandle<()>),
+    /// Where the disk has no threads. Ends when it is dropped.
+    Task(Task<()>),
 }
 
 impl Owner {
     fn end_writer(&self, drain: bool) {
         self.core.queue.stop(drain);
-        if let Some(writer) = self.writer.lock().take()
-            && writer.join().is_err()
-        {
-            self.core.damaged("the writer of the view panicked");
+        match self.writer.lock().take() {
+            Some(Writer::Thread(thread)) => {
+                let ended = thread.join();
+                if ended.is_err() {
+                    self.core.damaged("the writer of the view panicked");
+                }
+            }
+            Some(Writer::Task(task)) => {
+                drop(task);
+                writer::finish(&self.core);
+            }
+            None => {}
         }
     }
 }
@@ -137,21 +160,26 @@ impl State {
     /// The directory is in use by another process, or cannot be read or written.
     pub fn open(config: StateConfig) -> Result<Self, StoreError> {
         let dir = &config.dir;
-        std::fs::create_dir_all(dir)
-            .and_then(|()| manifest::sync_parent(dir))
+        let disk = &config.disk;
+        disk.make_dirs(dir)
+            .and_then(|()| disk.sync_parent(dir))
             .map_err(|e| StoreError::new(format!("making {}", dir.display()), e))?;
-        let lock = DirLock::take(dir)?;
-        let snapshots = Snapshots::open(dir.join("snapshots"))?;
-        let boot = config.boot_id.clone().unwrap_or_else(manifest::boot_id);
+        let lock = DirLock::take(&**disk, dir)?;
+        let snapshots = Snapshots::open(disk.clone(), dir.join("snapshots"))?;
+        let boot = config.boot_id.clone().unwrap_or_else(|| disk.boot_id());
         let opened = recover::open(&config, &boot, &snapshots)?;
         let core = Arc::new(Core::new(config, opened, snapshots, lock));
-        let writer = std::thread::Builder::new()
-            .name("view-writer".into())
-            .spawn({
+        let writer = match core.queue.woken() {
+            Some(woken) => {
+                Writer::Task(runtime::spawn("view-writer", writer::run_as_task(Arc::downgrade(&core), woken)))
+            }
+            None => {
                 let core = Arc::clone(&core);
-                move || writer::run(&core)
-            })
-            .map_err(|e| StoreError::new("starting the writer of the view", e))?;
+                let thread = std::thread::Builder::new().name("view-writer".into());
+                let thread = thread.spawn(move || writer::run(&core));
+                Writer::Thread(thread.map_err(|e| StoreError::new("starting the writer of the view", e))?)
+            }
+        };
         Ok(Self { owner: Arc::new(Owner { core, writer: Mutex::new(Some(writer)) }) })
     }
 

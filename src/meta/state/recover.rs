@@ -13,16 +13,16 @@
 //! sled lost its tail: it takes a damaged stretch of its log for the end, and is then a whole but older state. The
 //! log may begin where the newest snapshot ends, so an older view would be of no use.
 
-use std::fs;
 use std::path::{Path, PathBuf};
 
 use super::super::StoreError;
 use super::StateConfig;
-use super::engine::Engine;
-use super::manifest::{Manifest, sync_parent};
+use super::engines::Engine;
+use super::manifest::Manifest;
 use super::record::Stamp;
 use super::snapshot::{Fault, SnapshotReader};
 use super::snapshots::Snapshots;
+use crate::runtime::disk::Disk;
 use crate::types::LogIndex;
 
 /// Times that removing a view is tried.
@@ -44,25 +44,26 @@ pub(super) struct Opened {
 
 /// Opens the state in `config.dir`, which is locked by the caller.
 pub(super) fn open(config: &StateConfig, boot: &str, snapshots: &Snapshots) -> Result<Opened, StoreError> {
-    let found = Manifest::read(&config.dir);
+    let (disk, dir) = (&*config.disk, &*config.dir);
+    let found = Manifest::read(disk, dir);
     let number = found.as_ref().map_or(0, |m| m.view);
     // An empty view may be made where nothing was before; that is no rebuild.
-    let fresh = found.is_none() && views(&config.dir)?.is_empty() && snapshots.files()?.is_empty();
+    let fresh = found.is_none() && views(disk, dir)?.is_empty() && snapshots.files()?.is_empty();
     let mut manifest = Manifest::new(number, boot);
     let why = if fresh {
-        manifest.write(&config.dir)?;
+        manifest.write(disk, dir)?;
         None
     } else {
-        distrust(&config.dir, found.as_ref(), boot)
+        distrust(disk, dir, found.as_ref(), boot)
     };
     let reason = match why {
         Some(reason) => reason,
         None => {
             // From here on the view changes: it is no longer what was fsynced at the orderly end.
-            manifest.write(&config.dir)?;
+            manifest.write(disk, dir)?;
             match keep(config, number, snapshots) {
                 Ok((engine, stamp)) => {
-                    remove_views(&config.dir, Some(number))?;
+                    remove_views(disk, dir, Some(number))?;
                     return Ok(Opened { engine, stamp, manifest, rebuilt: None });
                 }
                 Err(e) => e.to_string(),
@@ -70,16 +71,16 @@ pub(super) fn open(config: &StateConfig, boot: &str, snapshots: &Snapshots) -> R
         }
     };
     tracing::warn!(reason, "the view is made anew from a snapshot");
-    let newest = views(&config.dir)?.into_iter().map(|(number, _)| number).max();
+    let newest = views(disk, dir)?.into_iter().map(|(number, _)| number).max();
     manifest.view = newest.unwrap_or(number).max(number) + 1;
-    remove_views(&config.dir, None)?;
+    remove_views(disk, dir, None)?;
     let (engine, stamp) = rebuild(config, manifest.view, snapshots)?;
-    manifest.write(&config.dir)?;
+    manifest.write(disk, dir)?;
     Ok(Opened { engine, stamp, manifest, rebuilt: Some(reason) })
 }
 
 /// Why the view on disk must not even be opened.
-fn distrust(dir: &Path, manifest: Option<&Manifest>, boot: &str) -> Option<String> {
+fn distrust(disk: &dyn Disk, dir: &Path, manifest: Option<&Manifest>, boot: &str) -> Option<String> {
     let Some(manifest) = manifest else {
         return Some("its manifest is missing, damaged or of another version".into());
     };
@@ -89,7 +90,7 @@ fn distrust(dir: &Path, manifest: Option<&Manifest>, boot: &str) -> Option<Strin
     if !manifest.clean && (boot.is_empty() || manifest.boot != boot) {
         return Some("the machine went down without closing it, and sled does not survive that".into());
     }
-    (!view_dir(dir, manifest.view).is_dir()).then(|| "its directory is missing".into())
+    disk.list(&view_dir(dir, manifest.view)).is_err().then(|| "its directory is missing".into())
 }
 
 fn keep(config: &StateConfig, number: u64, snapshots: &Snapshots) -> Result<(Engine, Stamp), StoreError> {
@@ -118,7 +119,7 @@ fn rebuild(config: &StateConfig, number: u64, snapshots: &Snapshots) -> Result<(
             Ok(Err(fault)) => snapshots.put_aside(&path, fault)?,
             Err(e) => return Err(e),
         }
-        remove_views(&config.dir, None)?;
+        remove_views(&*config.disk, &config.dir, None)?;
     }
     Ok((open_engine(config, number)?, Stamp::default()))
 }
@@ -129,7 +130,7 @@ pub(super) fn load(
     number: u64,
     path: &Path,
 ) -> Result<Result<(Engine, Stamp), Fault>, StoreError> {
-    let mut reader = match SnapshotReader::open(path) {
+    let mut reader = match SnapshotReader::open(&*config.disk, path) {
         Ok(reader) => reader,
         Err(fault) => return Ok(Err(fault)),
     };
@@ -148,7 +149,7 @@ pub(super) fn load(
 }
 
 fn open_engine(config: &StateConfig, number: u64) -> Result<Engine, StoreError> {
-    Engine::open(&view_dir(&config.dir, number), config.sled_cache_bytes, config.cache_bytes)
+    Engine::open(config, &view_dir(&config.dir, number))
 }
 
 /// Directory of view `number`.
@@ -157,39 +158,39 @@ pub(super) fn view_dir(dir: &Path, number: u64) -> PathBuf {
 }
 
 /// All view directories with their numbers.
-fn views(dir: &Path) -> Result<Vec<(u64, PathBuf)>, StoreError> {
+fn views(disk: &dyn Disk, dir: &Path) -> Result<Vec<(u64, PathBuf)>, StoreError> {
     let failed = |e: std::io::Error| StoreError::new(format!("reading {}", dir.display()), e);
     let mut views = Vec::new();
-    for entry in fs::read_dir(dir).map_err(failed)? {
-        let entry = entry.map_err(failed)?;
-        let name = entry.file_name();
-        if let Some(number) = name.to_string_lossy().strip_prefix("view-").and_then(|n| n.parse().ok()) {
-            views.push((number, entry.path()));
+    for entry in disk.list(dir).map_err(failed)? {
+        if let Some(number) = entry.name.to_string_lossy().strip_prefix("view-").and_then(|n| n.parse().ok())
+        {
+            views.push((number, dir.join(&entry.name)));
         }
     }
     Ok(views)
 }
 
 /// Removes all view directories but one.
-pub(super) fn remove_views(dir: &Path, but: Option<u64>) -> Result<(), StoreError> {
-    for (number, path) in views(dir)? {
+pub(super) fn remove_views(disk: &dyn Disk, dir: &Path, but: Option<u64>) -> Result<(), StoreError> {
+    for (number, path) in views(disk, dir)? {
         if Some(number) != but {
-            remove_view(&path).map_err(|e| StoreError::new(format!("removing {}", path.display()), e))?;
+            remove_view(disk, &path)
+                .map_err(|e| StoreError::new(format!("removing {}", path.display()), e))?;
         }
     }
     Ok(())
 }
 
 /// Removes a directory, again if sled's background threads put a last file into it meanwhile.
-fn remove_view(path: &Path) -> std::io::Result<()> {
-    let mut removed = fs::remove_dir_all(path);
+fn remove_view(disk: &dyn Disk, path: &Path) -> std::io::Result<()> {
+    let mut removed = disk.remove_tree(path);
     for _ in 1..REMOVE_TRIES {
         match &removed {
             Err(e) if e.kind() == std::io::ErrorKind::DirectoryNotEmpty => {}
             _ => break,
         }
         std::thread::sleep(REMOVE_RETRY);
-        removed = fs::remove_dir_all(path);
+        removed = disk.remove_tree(path);
     }
-    removed.and_then(|()| sync_parent(path))
+    removed.and_then(|()| disk.sync_parent(path))
 }

@@ -12,15 +12,14 @@
 //!
 //! All numbers little-endian.
 
-use std::fs::File;
 use std::io::{BufReader, BufWriter, Read, Write};
-use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
 
 use super::super::{StateHash, StoreError};
 use super::record::{KEY_LEN_MAX, Stamp, Tally, VALUE_LEN_MAX, show};
+use crate::runtime::disk::{Disk, DiskFile, FileStream};
 use crate::types::codec;
 
 const MAGIC: &[u8; 8] = b"PHMLSNAP";
@@ -70,7 +69,7 @@ impl Fault {
 /// Writes one snapshot file; the caller names and renames it.
 pub(super) struct SnapshotWriter {
     path: PathBuf,
-    file: BufWriter<File>,
+    file: BufWriter<FileStream>,
     stamp: Stamp,
     tally: Tally,
     block: Vec<u8>,
@@ -79,9 +78,9 @@ pub(super) struct SnapshotWriter {
 
 impl SnapshotWriter {
     /// Starts a file for the state with this stamp.
-    pub(super) fn create(path: &Path, stamp: &Stamp) -> Result<Self, StoreError> {
+    pub(super) fn create(disk: &dyn Disk, path: &Path, stamp: &Stamp) -> Result<Self, StoreError> {
         let failed = |e: &dyn std::fmt::Display| StoreError::new(format!("writing {}", path.display()), e);
-        let file = File::create(path).map_err(|e| failed(&e))?;
+        let file = FileStream::new(disk.create(path).map_err(|e| failed(&e))?);
         let body = codec::encode(stamp).map_err(|e| failed(&e))?;
         let mut header = Vec::with_capacity(body.len() + 20);
         header.extend_from_slice(MAGIC);
@@ -141,11 +140,11 @@ impl SnapshotWriter {
     pub(super) fn finish(self) -> Result<(), StoreError> {
         let path = self.path.clone();
         let file = self.finish_for_now()?;
-        file.sync_all().map_err(|e| Fault::Io(e).into_error("syncing", &path))
+        file.sync().map_err(|e| Fault::Io(e).into_error("syncing", &path))
     }
 
     /// Ends a file that need not survive a crash.
-    pub(super) fn finish_for_now(mut self) -> Result<File, StoreError> {
+    pub(super) fn finish_for_now(mut self) -> Result<Box<dyn DiskFile>, StoreError> {
         if !self.block.is_empty() {
             self.end_block()?;
         }
@@ -157,13 +156,14 @@ impl SnapshotWriter {
         trailer.extend_from_slice(&crc32c::crc32c(&trailer).to_le_bytes());
         self.put(&trailer)?;
         let path = self.path;
-        self.file.into_inner().map_err(|e| Fault::Io(e.into_error()).into_error("writing", &path))
+        let file = self.file.into_inner();
+        file.map(FileStream::into_file).map_err(|e| Fault::Io(e.into_error()).into_error("writing", &path))
     }
 }
 
 /// Reads one snapshot file from the start.
 pub(super) struct SnapshotReader {
-    file: BufReader<File>,
+    file: BufReader<FileStream>,
     /// What the header promises.
     pub stamp: Stamp,
     tally: Tally,
@@ -175,8 +175,8 @@ pub(super) struct SnapshotReader {
 
 impl SnapshotReader {
     /// Opens a file and checks its header.
-    pub(super) fn open(path: &Path) -> Result<Self, Fault> {
-        let mut file = BufReader::with_capacity(BUFFER_LEN, File::open(path)?);
+    pub(super) fn open(disk: &dyn Disk, path: &Path) -> Result<Self, Fault> {
+        let mut file = BufReader::with_capacity(BUFFER_LEN, FileStream::new(disk.open(path)?));
         let mut header = [0; 16];
         file.read_exact(&mut header)?;
         if &header[..8] != MAGIC {
@@ -282,7 +282,7 @@ fn records(payload: &Bytes, number: u32) -> Result<Vec<(Bytes, Bytes)>, Fault> {
 }
 
 /// Block `number`, which stands at `at` of a file that was verified.
-pub(super) fn block_at(file: &File, at: u64, number: usize) -> Result<Vec<(Bytes, Bytes)>, Fault> {
+pub(super) fn block_at(file: &dyn DiskFile, at: u64, number: usize) -> Result<Vec<(Bytes, Bytes)>, Fault> {
     let mut head = [0; 12];
     file.read_exact_at(&mut head, at)?;
     let mut bytes = vec![0; (u32_at(&head, 0) as usize).min(BLOCK_LEN_MAX)];
@@ -307,8 +307,8 @@ fn read(file: &mut impl Read, len: usize) -> Result<Vec<u8>, Fault> {
 }
 
 /// Reads a whole file and checks everything in it.
-pub(super) fn verify(path: &Path) -> Result<Stamp, Fault> {
-    let mut reader = SnapshotReader::open(path)?;
+pub(super) fn verify(disk: &dyn Disk, path: &Path) -> Result<Stamp, Fault> {
+    let mut reader = SnapshotReader::open(disk, path)?;
     while reader.block()?.is_some() {}
     Ok(reader.stamp)
 }

@@ -3,13 +3,13 @@
 //! Holds: a file called `<index>-<hash>.snap` was complete and durable when it got that name; everything else in the
 //! directory is a left-over and is removed at open. Two are kept, so that damage to the newest is survived.
 
-use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use super::super::{SnapshotFile, StoreError};
-use super::manifest::sync_parent;
 use super::record::Stamp;
 use super::snapshot::{Fault, SnapshotReader, verify};
+use crate::runtime::disk::Disk;
 
 /// Snapshots kept.
 const KEPT: usize = 2;
@@ -20,22 +20,22 @@ const TEMPORARY: &str = ".tmp";
 
 /// The snapshot directory of one state.
 pub(super) struct Snapshots {
+    disk: Arc<dyn Disk>,
     dir: PathBuf,
 }
 
 impl Snapshots {
     /// Makes the directory when missing, and removes what a crash left in it.
-    pub(super) fn open(dir: PathBuf) -> Result<Self, StoreError> {
+    pub(super) fn open(disk: Arc<dyn Disk>, dir: PathBuf) -> Result<Self, StoreError> {
         let failed = |e: std::io::Error| StoreError::new(format!("opening {}", dir.display()), e);
-        fs::create_dir_all(&dir).map_err(failed)?;
-        sync_parent(&dir).map_err(failed)?;
-        for entry in fs::read_dir(&dir).map_err(failed)? {
-            let path = entry.map_err(failed)?.path();
-            if path.to_string_lossy().ends_with(TEMPORARY) {
-                fs::remove_file(&path).map_err(failed)?;
+        disk.make_dirs(&dir).map_err(failed)?;
+        disk.sync_parent(&dir).map_err(failed)?;
+        for entry in disk.list(&dir).map_err(failed)? {
+            if entry.name.to_string_lossy().ends_with(TEMPORARY) {
+                disk.unlink(&dir.join(entry.name)).map_err(failed)?;
             }
         }
-        Ok(Self { dir })
+        Ok(Self { disk, dir })
     }
 
     /// The id of the snapshot of a state: sorts by index.
@@ -59,7 +59,7 @@ impl Snapshots {
             return Err(StoreError::new(format!("receiving snapshot {id:?}"), "not an id of a snapshot"));
         }
         let path = self.dir.join(format!("incoming-{id}{TEMPORARY}"));
-        match fs::remove_file(&path) {
+        match self.disk.unlink(&path) {
             Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
                 Err(StoreError::new(format!("removing {}", path.display()), e))
             }
@@ -72,24 +72,24 @@ impl Snapshots {
         let path = self.dir.join(Self::id(stamp) + SUFFIX);
         let failed = |e: std::io::Error| StoreError::new(format!("naming {}", path.display()), e);
         if from != path {
-            fs::rename(from, &path).map_err(failed)?;
-            sync_parent(&path).map_err(failed)?;
+            self.disk.rename(from, &path).map_err(failed)?;
+            self.disk.sync_parent(&path).map_err(failed)?;
         }
         let file = self.describe(&path, stamp)?;
         for old in self.files()?.into_iter().skip(KEPT).filter(|old| *old != path) {
-            fs::remove_file(&old).map_err(|e| StoreError::new(format!("removing {}", old.display()), e))?;
+            self.disk.unlink(&old).map_err(|e| StoreError::new(format!("removing {}", old.display()), e))?;
         }
         Ok(file)
     }
 
     fn describe(&self, path: &Path, stamp: &Stamp) -> Result<SnapshotFile, StoreError> {
-        let meta =
-            fs::metadata(path).map_err(|e| StoreError::new(format!("reading {}", path.display()), e))?;
+        let len = self.disk.open(path).and_then(|file| file.length());
+        let len = len.map_err(|e| StoreError::new(format!("reading {}", path.display()), e))?;
         Ok(SnapshotFile {
             id: Self::id(stamp),
             position: stamp.position.clone(),
             hash: stamp.tally.hash,
-            len: meta.len(),
+            len,
             path: path.to_owned(),
         })
     }
@@ -104,10 +104,9 @@ impl Snapshots {
     fn named(&self, suffix: &str) -> Result<Vec<PathBuf>, StoreError> {
         let failed = |e: std::io::Error| StoreError::new(format!("reading {}", self.dir.display()), e);
         let mut paths = Vec::new();
-        for entry in fs::read_dir(&self.dir).map_err(failed)? {
-            let path = entry.map_err(failed)?.path();
-            if path.to_string_lossy().ends_with(suffix) {
-                paths.push(path);
+        for entry in self.disk.list(&self.dir).map_err(failed)? {
+            if entry.name.to_string_lossy().ends_with(suffix) {
+                paths.push(self.dir.join(entry.name));
             }
         }
         Ok(paths)
@@ -116,7 +115,7 @@ impl Snapshots {
     /// The newest snapshot that verifies, read whole for that. Damaged ones are put aside.
     pub(super) fn newest(&self) -> Result<Option<SnapshotFile>, StoreError> {
         for path in self.files()? {
-            match verify(&path) {
+            match verify(&*self.disk, &path) {
                 Ok(stamp) => return self.describe(&path, &stamp).map(Some),
                 Err(fault) => self.put_aside(&path, fault)?,
             }
@@ -127,7 +126,7 @@ impl Snapshots {
     /// Stamp of the newest snapshot whose header is right, without reading the rest.
     pub(super) fn newest_header(&self) -> Result<Option<Stamp>, StoreError> {
         for path in self.files()? {
-            match SnapshotReader::open(&path) {
+            match SnapshotReader::open(&*self.disk, &path) {
                 Ok(reader) => return Ok(Some(reader.stamp)),
                 Err(fault) => self.put_aside(&path, fault)?,
             }
@@ -142,10 +141,11 @@ impl Snapshots {
         let failed = |e: std::io::Error| StoreError::new(format!("putting aside {}", path.display()), e);
         // One is enough to look at: damage that comes back must not fill the disk.
         for earlier in self.named(DAMAGED)? {
-            fs::remove_file(earlier).map_err(failed)?;
+            self.disk.unlink(&earlier).map_err(failed)?;
         }
         let mut aside = path.as_os_str().to_owned();
         aside.push(DAMAGED);
-        fs::rename(path, PathBuf::from(aside)).and_then(|()| sync_parent(path)).map_err(failed)
+        let renamed = self.disk.rename(path, Path::new(&aside));
+        renamed.and_then(|()| self.disk.sync_parent(path)).map_err(failed)
     }
 }

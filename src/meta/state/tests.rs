@@ -11,6 +11,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use bytes::Bytes;
 use tempfile::TempDir;
 
+mod crash;
+mod places;
+
+use self::places::{Place, on_both};
 use super::manifest::Manifest;
 use super::record::Tally;
 use super::snapshots::Snapshots;
@@ -235,183 +239,195 @@ fn whatever_happens_to_the_process_the_content_is_that_of_the_log() {
 
 #[test]
 fn a_scan_joins_memory_and_disk_for_readers_and_for_the_applier() {
-    let dir = TempDir::new().unwrap();
-    let (mut rng, mut model) = (Rng(7), Model::new());
-    let state = open(dir.path());
-    model.grow(&mut rng, 3000, 4000);
-    model.replay(&state);
-    state.build_snapshot().unwrap();
-    // Held, so that what follows stays in memory.
-    let disk = state.core().disk.lock();
-    model.grow(&mut rng, 2000, 4000);
-    model.replay(&state);
-    let compare = |view: &dyn View, rng: &mut Rng| {
-        for _ in 0..200 {
-            let bounds: Vec<Bytes> = (0..2)
-                .map(|_| model.records.keys().nth(rng.below(model.records.len())).unwrap().clone())
-                .collect();
-            let (from, to) = (bounds[0].clone(), bounds[1].clone());
-            let range = (from < to).then(|| (Bound::Included(from.clone()), Bound::Excluded(to.clone())));
-            let expected: Records = range
-                .map(|r| model.records.range(r).map(|(k, v)| (k.clone(), v.clone())).collect())
-                .unwrap_or_default();
-            assert!(collect(view, &from, &to).unwrap() == expected, "{from:?} to {to:?}");
-            // A page: the first few, then no more calls.
-            let mut page = Vec::new();
-            view.scan(&from, &to, &mut |key, _| {
-                page.push(Bytes::copy_from_slice(key));
-                if page.len() == 3 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
-            })
-            .unwrap();
-            assert!(page.iter().eq(expected.keys().take(3)));
-        }
-    };
-    state.read(|view| compare(view, &mut rng));
-    let decided = state.core().apply(position(model.index() + 1), |view, _| {
-        compare(view, &mut rng);
-        for key in model.records.keys() {
-            assert_eq!(view.get(key).unwrap().as_ref(), model.records.get(key));
-        }
-        Ok(((), Vec::new(), crate::namespace::Memo::default()))
+    on_both(|new_place| {
+        let place = new_place();
+        let (mut rng, mut model) = (Rng(7), Model::new());
+        let state = place.open();
+        model.grow(&mut rng, 3000, 4000);
+        model.replay(&state);
+        state.build_snapshot().unwrap();
+        // Held, so that what follows stays in memory.
+        let disk = state.core().disk.lock();
+        model.grow(&mut rng, 2000, 4000);
+        model.replay(&state);
+        let compare = |view: &dyn View, rng: &mut Rng| {
+            for _ in 0..200 {
+                let bounds: Vec<Bytes> = (0..2)
+                    .map(|_| model.records.keys().nth(rng.below(model.records.len())).unwrap().clone())
+                    .collect();
+                let (from, to) = (bounds[0].clone(), bounds[1].clone());
+                let range = (from < to).then(|| (Bound::Included(from.clone()), Bound::Excluded(to.clone())));
+                let expected: Records = range
+                    .map(|r| model.records.range(r).map(|(k, v)| (k.clone(), v.clone())).collect())
+                    .unwrap_or_default();
+                assert!(collect(view, &from, &to).unwrap() == expected, "{from:?} to {to:?}");
+                // A page: the first few, then no more calls.
+                let mut page = Vec::new();
+                view.scan(&from, &to, &mut |key, _| {
+                    page.push(Bytes::copy_from_slice(key));
+                    if page.len() == 3 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+                })
+                .unwrap();
+                assert!(page.iter().eq(expected.keys().take(3)));
+            }
+        };
+        state.read(|view| compare(view, &mut rng));
+        let decided = state.core().apply(position(model.index() + 1), |view, _| {
+            compare(view, &mut rng);
+            for key in model.records.keys() {
+                assert_eq!(view.get(key).unwrap().as_ref(), model.records.get(key));
+            }
+            Ok(((), Vec::new(), crate::namespace::Memo::default()))
+        });
+        decided.unwrap();
+        drop(disk);
     });
-    decided.unwrap();
-    drop(disk);
 }
 
 #[test]
 fn a_snapshot_taken_while_changes_go_on_is_the_state_at_its_position() {
-    let dir = TempDir::new().unwrap();
-    let mut rng = Rng(11);
-    let mut model = Model::new();
-    model.grow(&mut rng, 30_000, 40_000);
-    for _ in 0..2000 {
-        model.grow(&mut rng, 50, 40_000);
-    }
-    let state = State::open(StateConfig { overlay_bytes_max: 1 << 20, ..config(dir.path()) }).unwrap();
-    let done = AtomicBool::new(false);
-    std::thread::scope(|scope| {
-        scope.spawn(|| {
-            let _finished = Finished(&done);
-            model.replay(&state);
-        });
-        let mut built = Vec::new();
-        while !done.load(Ordering::Acquire) {
-            built.push(state.build_snapshot().unwrap());
-            let snapshot = built.last().unwrap();
-            let (index, other_dir) =
-                (usize::try_from(snapshot.position.index.0).unwrap(), TempDir::new().unwrap());
-            assert_eq!(snapshot.hash, model.tallies[index].hash);
-            let other = open(other_dir.path());
-            let incoming = other.incoming_path(&snapshot.id).unwrap();
-            fs::copy(&snapshot.path, &incoming).unwrap();
-            assert_eq!(other.install_snapshot(&incoming).unwrap().id, snapshot.id);
-            assert_eq!(other.position(), snapshot.position);
-            let mut sum = Tally::default();
-            records(&other).iter().for_each(|(key, value)| sum.add(key, value));
-            assert_eq!(sum, model.tallies[index]);
+    on_both(|new_place| {
+        let place = new_place();
+        let mut rng = Rng(11);
+        let mut model = Model::new();
+        model.grow(&mut rng, 30_000, 40_000);
+        for _ in 0..2000 {
+            model.grow(&mut rng, 50, 40_000);
         }
-        assert!(built.iter().any(|s| s.position.index.0 < model.index()), "one was taken in between");
+        let state = State::open(StateConfig { overlay_bytes_max: 1 << 20, ..place.config() }).unwrap();
+        let done = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                let _finished = Finished(&done);
+                model.replay(&state);
+            });
+            let mut built = Vec::new();
+            while !done.load(Ordering::Acquire) {
+                built.push(state.build_snapshot().unwrap());
+                let snapshot = built.last().unwrap();
+                let (index, other_place) = (usize::try_from(snapshot.position.index.0).unwrap(), new_place());
+                assert_eq!(snapshot.hash, model.tallies[index].hash);
+                let other = other_place.open();
+                let incoming = other.incoming_path(&snapshot.id).unwrap();
+                place.copy(&snapshot.path, &other_place, &incoming);
+                assert_eq!(other.install_snapshot(&incoming).unwrap().id, snapshot.id);
+                assert_eq!(other.position(), snapshot.position);
+                let mut sum = Tally::default();
+                records(&other).iter().for_each(|(key, value)| sum.add(key, value));
+                assert_eq!(sum, model.tallies[index]);
+            }
+            assert!(built.iter().any(|s| s.position.index.0 < model.index()), "one was taken in between");
+        });
+        model.assert_equals(&state);
+        assert!(state.status().snapshots.len() <= 2);
     });
-    model.assert_equals(&state);
-    assert!(state.status().snapshots.len() <= 2);
 }
 
 /// `check` once held the read lock while it went through the whole namespace: every apply of that server, and so every
 /// query, waited until it was done.
 #[test]
 fn a_frozen_copy_stays_as_it_is_while_the_state_goes_on() {
-    let mut rng = Rng(0xf0);
-    let mut model = Model::new();
-    let dir = TempDir::new().unwrap();
-    let state = State::open(config(dir.path())).unwrap();
-    // Values of up to 200 bytes: the copy has several blocks.
-    (0..300).for_each(|_| model.grow(&mut rng, 100, 20_000));
-    model.replay(&state);
-    let (before, at) = (model.records.clone(), model.index());
-    state
-        .frozen(|index, view| {
-            assert_eq!(index, LogIndex(at));
-            // A lock that was held would stop these for ever.
-            (0..10).for_each(|_| model.grow(&mut rng, 100, 20_000));
-            model.replay(&state);
-            state.build_snapshot().unwrap();
-            assert_eq!(collect(view, b"", b"\xff").unwrap(), before);
-            for key in before.keys().chain([&Bytes::from_static(b"absent"), &Bytes::from_static(b"\xfe")]) {
-                assert_eq!(view.get(key).unwrap().as_ref(), before.get(key));
-            }
-            let keys: Vec<_> = before.keys().collect();
-            for _ in 0..200 {
-                let (a, b) = (keys[rng.below(keys.len())], keys[rng.below(keys.len())]);
-                let expected: Records = match a < b {
-                    true => before.range(a.clone()..b.clone()).map(|(k, v)| (k.clone(), v.clone())).collect(),
-                    false => Records::new(),
-                };
-                assert_eq!(collect(view, a, b).unwrap(), expected);
-            }
-        })
-        .unwrap();
-    model.assert_equals(&state);
-    let left = fs::read_dir(dir.path().join("snapshots")).unwrap().map(|e| e.unwrap().file_name());
-    let left: Vec<_> = left.filter(|name| name.to_string_lossy().contains("frozen")).collect();
-    assert!(left.is_empty(), "{left:?}");
+    on_both(|new_place| {
+        let mut rng = Rng(0xf0);
+        let mut model = Model::new();
+        let place = new_place();
+        let state = State::open(place.config()).unwrap();
+        // Values of up to 200 bytes: the copy has several blocks.
+        (0..300).for_each(|_| model.grow(&mut rng, 100, 20_000));
+        model.replay(&state);
+        let (before, at) = (model.records.clone(), model.index());
+        state
+            .frozen(|index, view| {
+                assert_eq!(index, LogIndex(at));
+                // A lock that was held would stop these for ever.
+                (0..10).for_each(|_| model.grow(&mut rng, 100, 20_000));
+                model.replay(&state);
+                state.build_snapshot().unwrap();
+                assert_eq!(collect(view, b"", b"\xff").unwrap(), before);
+                for key in before.keys().chain([&Bytes::from_static(b"absent"), &Bytes::from_static(b"\xfe")])
+                {
+                    assert_eq!(view.get(key).unwrap().as_ref(), before.get(key));
+                }
+                let keys: Vec<_> = before.keys().collect();
+                for _ in 0..200 {
+                    let (a, b) = (keys[rng.below(keys.len())], keys[rng.below(keys.len())]);
+                    let expected: Records = match a < b {
+                        true => {
+                            before.range(a.clone()..b.clone()).map(|(k, v)| (k.clone(), v.clone())).collect()
+                        }
+                        false => Records::new(),
+                    };
+                    assert_eq!(collect(view, a, b).unwrap(), expected);
+                }
+            })
+            .unwrap();
+        model.assert_equals(&state);
+        let left = place.names("snapshots").into_iter();
+        let left: Vec<_> = left.filter(|name| name.contains("frozen")).collect();
+        assert!(left.is_empty(), "{left:?}");
+    });
 }
 
 #[test]
 fn a_reader_sees_one_position_while_all_else_goes_on() {
-    let dir = TempDir::new().unwrap();
-    let state = open(dir.path());
-    let value = |n: u64| Some(Bytes::from(n.to_be_bytes().to_vec()));
-    let set = |n: u64| -> ChangeSet {
-        let old = if n == 1 { None } else { value(n - 1) };
-        ["a", "k", "z"].map(|key| Change { key: key.into(), old: old.clone(), new: value(n) }).into()
-    };
-    let done = AtomicBool::new(false);
-    std::thread::scope(|scope| {
-        for _ in 0..2 {
-            scope.spawn(|| {
-                let mut last = 0;
-                while !done.load(Ordering::Acquire) {
-                    let (index, all) =
-                        state.read_at(|index, view| (index.0, collect(view, b"a", b"~").unwrap()));
-                    let one = state.read(|view| view.get(b"k")).unwrap();
-                    assert!(index >= last, "never back");
-                    last = index;
-                    assert_eq!(all.len(), if index == 0 { 0 } else { 3 });
-                    assert!(
-                        all.values().all(|found| Some(found) == value(index).as_ref()),
-                        "{index}: {all:?}"
-                    );
-                    assert!(one.is_none() || one >= value(index));
-                }
-            });
-        }
-        let _finished = Finished(&done);
-        for n in 1..=3000 {
-            state.apply_changes(position(n), set(n)).unwrap();
-            if n % 1000 == 0 {
-                let snapshot = state.build_snapshot().unwrap();
-                let incoming = state.incoming_path("again").unwrap();
-                fs::copy(&snapshot.path, &incoming).unwrap();
-                state.install_snapshot(&incoming).unwrap();
+    on_both(|new_place| {
+        let place = new_place();
+        let state = place.open();
+        let value = |n: u64| Some(Bytes::from(n.to_be_bytes().to_vec()));
+        let set = |n: u64| -> ChangeSet {
+            let old = if n == 1 { None } else { value(n - 1) };
+            ["a", "k", "z"].map(|key| Change { key: key.into(), old: old.clone(), new: value(n) }).into()
+        };
+        let done = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            for _ in 0..2 {
+                scope.spawn(|| {
+                    let mut last = 0;
+                    while !done.load(Ordering::Acquire) {
+                        let (index, all) =
+                            state.read_at(|index, view| (index.0, collect(view, b"a", b"~").unwrap()));
+                        let one = state.read(|view| view.get(b"k")).unwrap();
+                        assert!(index >= last, "never back");
+                        last = index;
+                        assert_eq!(all.len(), if index == 0 { 0 } else { 3 });
+                        assert!(
+                            all.values().all(|found| Some(found) == value(index).as_ref()),
+                            "{index}: {all:?}"
+                        );
+                        assert!(one.is_none() || one >= value(index));
+                    }
+                });
             }
-        }
+            let _finished = Finished(&done);
+            for n in 1..=3000 {
+                state.apply_changes(position(n), set(n)).unwrap();
+                if n % 1000 == 0 {
+                    let snapshot = state.build_snapshot().unwrap();
+                    let incoming = state.incoming_path("again").unwrap();
+                    place.copy(&snapshot.path, &place, &incoming);
+                    state.install_snapshot(&incoming).unwrap();
+                }
+            }
+        });
+        assert_eq!(state.hash().0.0, 3000);
     });
-    assert_eq!(state.hash().0.0, 3000);
 }
 
 #[test]
 fn memory_before_the_disk_is_bounded() {
-    let dir = TempDir::new().unwrap();
-    let bound = 64 << 10;
-    let state = State::open(StateConfig { overlay_bytes_max: bound, ..config(dir.path()) }).unwrap();
-    let (mut rng, mut model) = (Rng(3), Model::new());
-    for _ in 0..400 {
-        model.grow(&mut rng, 30, 100_000);
-        model.replay(&state);
-        assert!(state.status().overlay_bytes < bound + 30 * 1024, "one set above the bound at most");
-    }
-    assert!(state.status().overlay_waits > 0, "the writer is slower than memory");
-    model.assert_equals(&state);
+    on_both(|new_place| {
+        let place = new_place();
+        let bound = 64 << 10;
+        let state = State::open(StateConfig { overlay_bytes_max: bound, ..place.config() }).unwrap();
+        let (mut rng, mut model) = (Rng(3), Model::new());
+        for _ in 0..400 {
+            model.grow(&mut rng, 30, 100_000);
+            model.replay(&state);
+            assert!(state.status().overlay_bytes < bound + 30 * 1024, "one set above the bound at most");
+        }
+        assert!(state.status().overlay_waits > 0, "the writer is slower than memory");
+        model.assert_equals(&state);
+    });
 }
 
 #[test]
@@ -426,7 +442,7 @@ fn any_flipped_missing_or_added_byte_of_a_snapshot_is_noticed() {
     let (before, broken) = (state.hash(), state.incoming_path("broken").unwrap());
     let refuse = |bytes: &[u8], what: &str| {
         fs::write(&broken, bytes).unwrap();
-        assert!(snapshot::verify(&broken).is_err(), "{what}");
+        assert!(snapshot::verify(&RealDisk, &broken).is_err(), "{what}");
     };
     for at in 0..bytes.len() {
         let mut flipped = bytes.clone();
@@ -494,7 +510,7 @@ fn a_flipped_byte_in_the_database_is_noticed_and_the_view_rebuilt() {
 fn a_record_that_sled_lost_is_missed_at_open() {
     let dir = TempDir::new().unwrap();
     let model = closed_state(dir.path(), 23, 40);
-    let engine = engine::Engine::open(&recover::view_dir(dir.path(), 0), 1 << 20, 1 << 10).unwrap();
+    let engine = engine::SledEngine::open(&recover::view_dir(dir.path(), 0), 1 << 20, 1 << 10).unwrap();
     engine.lose_raw(model.records.keys().nth(5).unwrap());
     engine.close().unwrap();
     let state = open(dir.path());
@@ -505,23 +521,25 @@ fn a_record_that_sled_lost_is_missed_at_open() {
 
 #[test]
 fn an_installed_snapshot_replaces_what_was_still_in_memory() {
-    let (leader_dir, dir) = (TempDir::new().unwrap(), TempDir::new().unwrap());
-    let (mut rng, mut model, mut other) = (Rng(41), Model::new(), Model::new());
-    let (leader, state) = (open(leader_dir.path()), open(dir.path()));
-    for _ in 0..9 {
-        model.grow(&mut rng, 50, 500);
-    }
-    model.replay(&leader);
-    let snapshot = leader.build_snapshot().unwrap();
-    // Without a writer all of it stays in memory.
-    state.owner.end_writer(false);
-    other.grow(&mut rng, 200, 500);
-    other.replay(&state);
-    let incoming = state.incoming_path(&snapshot.id).unwrap();
-    fs::copy(&snapshot.path, &incoming).unwrap();
-    state.install_snapshot(&incoming).unwrap();
-    model.assert_equals(&state);
-    assert_eq!((state.status().overlay_bytes, state.status().overlay_records), (0, 0));
+    on_both(|new_place| {
+        let (leader_place, place) = (new_place(), new_place());
+        let (mut rng, mut model, mut other) = (Rng(41), Model::new(), Model::new());
+        let (leader, state) = (leader_place.open(), place.open());
+        for _ in 0..9 {
+            model.grow(&mut rng, 50, 500);
+        }
+        model.replay(&leader);
+        let snapshot = leader.build_snapshot().unwrap();
+        // Without a writer all of it stays in memory.
+        state.owner.end_writer(false);
+        other.grow(&mut rng, 200, 500);
+        other.replay(&state);
+        let incoming = state.incoming_path(&snapshot.id).unwrap();
+        leader_place.copy(&snapshot.path, &place, &incoming);
+        state.install_snapshot(&incoming).unwrap();
+        model.assert_equals(&state);
+        assert_eq!((state.status().overlay_bytes, state.status().overlay_records), (0, 0));
+    });
 }
 
 #[test]
@@ -531,7 +549,7 @@ fn damage_under_a_running_state_is_an_error_and_cured_by_the_next_start() {
     let state = open(dir.path());
     let engine = state.core().memory.read().engine.clone().unwrap();
     let key = model.records.keys().next().unwrap();
-    engine.overwrite_raw(key, b"these four bytes are no checksum");
+    engine.sled().overwrite_raw(key, b"these four bytes are no checksum");
     drop(engine);
     let error = state.read(|view| view.get(key)).unwrap_err();
     assert!(error.reason.contains("checksum"), "{error}");
@@ -569,9 +587,14 @@ fn a_crash_at_any_step_of_an_install_leaves_the_old_or_the_new_state() {
         fs::copy(&snapshot.path, dir.join("snapshots").join(snapshot.path.file_name().unwrap())).unwrap();
     };
     let half_view = |dir: &Path, number: u64| {
-        let whole =
-            snapshot::SnapshotReader::open(&snapshot.path).ok().unwrap().block().ok().unwrap().unwrap();
-        let engine = engine::Engine::open(&recover::view_dir(dir, number), 1 << 20, 1 << 10).unwrap();
+        let whole = snapshot::SnapshotReader::open(&RealDisk, &snapshot.path)
+            .ok()
+            .unwrap()
+            .block()
+            .ok()
+            .unwrap()
+            .unwrap();
+        let engine = engine::SledEngine::open(&recover::view_dir(dir, number), 1 << 20, 1 << 10).unwrap();
         engine.write(whole[..whole.len() / 2].iter().map(|(k, v)| (&k[..], Some(v))), None).unwrap();
     };
 
@@ -598,7 +621,7 @@ fn a_crash_at_any_step_of_an_install_leaves_the_old_or_the_new_state() {
     new(follower(&|dir| {
         place(dir);
         half_view(dir, 1);
-        Manifest::new(1, "boot-1").write(dir).unwrap();
+        Manifest::new(1, "boot-1").write(&RealDisk, dir).unwrap();
     }));
     new(follower(&|dir| {
         place(dir);
@@ -637,26 +660,30 @@ fn a_crash_at_any_step_of_an_install_leaves_the_old_or_the_new_state() {
 
 #[test]
 fn a_directory_belongs_to_one_state_and_a_closed_state_answers_nothing() {
-    let dir = TempDir::new().unwrap();
-    let state = open(dir.path());
-    assert!(State::open(config(dir.path())).is_err());
-    state.shutdown();
-    assert!(state.read(|view| view.get(b"a")).is_err());
-    assert!(state.apply_changes(position(1), Vec::new()).is_err());
-    assert!(state.build_snapshot().is_err());
-    drop(state);
-    open(dir.path());
+    on_both(|new_place| {
+        let place = new_place();
+        let state = place.open();
+        assert!(State::open(place.config()).is_err());
+        state.shutdown();
+        assert!(state.read(|view| view.get(b"a")).is_err());
+        assert!(state.apply_changes(position(1), Vec::new()).is_err());
+        assert!(state.build_snapshot().is_err());
+        drop(state);
+        place.open();
+    });
 }
 
 #[test]
 fn entries_without_commands_move_the_position_and_garbage_stops_the_node() {
-    let dir = TempDir::new().unwrap();
-    let state = open(dir.path());
-    let entry = |index, commands| Entry { position: position(index), commands };
-    assert_eq!(state.apply(&[entry(1, None), entry(2, None)]).unwrap(), vec![vec![], vec![]]);
-    assert_eq!(state.position(), position(2));
-    assert!(state.apply(&[entry(3, Some(Bytes::from_static(b"\xff\xff")))]).is_err());
-    assert!(state.apply(&[entry(2, None)]).is_err(), "not twice");
-    assert_eq!(state.position(), position(2), "nothing happened");
-    assert_eq!(Snapshots::id(&state.core().disk.lock().stamp).len(), 53);
+    on_both(|new_place| {
+        let place = new_place();
+        let state = place.open();
+        let entry = |index, commands| Entry { position: position(index), commands };
+        assert_eq!(state.apply(&[entry(1, None), entry(2, None)]).unwrap(), vec![vec![], vec![]]);
+        assert_eq!(state.position(), position(2));
+        assert!(state.apply(&[entry(3, Some(Bytes::from_static(b"\xff\xff")))]).is_err());
+        assert!(state.apply(&[entry(2, None)]).is_err(), "not twice");
+        assert_eq!(state.position(), position(2), "nothing happened");
+        assert_eq!(Snapshots::id(&state.core().disk.lock().stamp).len(), 53);
+    });
 }

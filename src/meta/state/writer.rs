@@ -1,5 +1,6 @@
-//! The thread that moves applied change sets from memory into sled, and the bounded queue before it.
+//! The writer that moves applied change sets from memory into sled, and the bounded queue before it.
 //!
+//! It is a thread where the disk has threads. Else it is a task, and who would have to wait for it does its work instead.
 //! The applier pushes sets and waits while too many bytes are queued. Holds: one sled batch is a run of whole sets with
 //! the stamp of the last one, so sled never holds half of a set; sets reach sled in the order applied.
 //!
@@ -8,11 +9,12 @@
 
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, VecDeque};
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use bytes::Bytes;
 use parking_lot::{Condvar, Mutex};
+use tokio::sync::Notify;
 
 use super::core::Core;
 use super::record::Stamp;
@@ -75,10 +77,23 @@ pub(super) struct Queue {
     /// Before this many bytes appliers wait; with half of them queued nothing is held back any more.
     bytes_max: u64,
     waiting: Mutex<Waiting>,
-    /// Wakes the writer.
+    /// Wakes the writer that is a thread, and the one that is a task; there is either one or the other.
     work: Condvar,
+    woken: Option<Arc<Notify>>,
     /// Wakes those who wait for room or for a set to be written.
     progress: Condvar,
+}
+
+/// What the writer is to do.
+enum Due {
+    /// To write a batch.
+    Now,
+    /// To write one then, if nothing happens before.
+    At(Instant),
+    /// To wait.
+    Nothing,
+    /// To end.
+    End,
 }
 
 /// Sets taken for one batch.
@@ -112,8 +127,28 @@ pub(super) struct Ended;
 
 impl Queue {
     /// An empty queue before which appliers wait at `bytes_max`.
-    pub(super) fn new(bytes_max: u64) -> Self {
-        Self { bytes_max, waiting: Mutex::default(), work: Condvar::new(), progress: Condvar::new() }
+    pub(super) fn new(bytes_max: u64, threads: bool) -> Self {
+        Self {
+            bytes_max,
+            waiting: Mutex::default(),
+            work: Condvar::new(),
+            woken: (!threads).then(Arc::default),
+            progress: Condvar::new(),
+        }
+    }
+
+    /// What wakes the writer that is a task; none: the writer is a thread.
+    pub(super) fn woken(&self) -> Option<Arc<Notify>> {
+        self.woken.clone()
+    }
+
+    fn wake(&self) {
+        match &self.woken {
+            Some(woken) => woken.notify_one(),
+            None => {
+                self.work.notify_one();
+            }
+        }
     }
 
     /// Number that the next set gets.
@@ -137,15 +172,15 @@ impl Queue {
         waiting.sets.push_back(Set { number, stamp, changes, bytes, pushed_at: runtime::now() });
         // One signal when work begins (the writer sleeps without a limit) and one when it must not hold sets back.
         if waiting.sets.len() == 1 || (!was_pressed && self.is_pressed(&waiting)) {
-            self.work.notify_one();
+            self.wake();
         }
     }
 
-    /// Waits until fewer than `bytes_max` bytes are queued; whether it had to.
-    pub(super) fn wait_for_room(&self, bytes_max: u64) -> Result<bool, Ended> {
+    /// Waits until there is room for more; whether it had to.
+    fn wait_for_room(&self) -> Result<bool, Ended> {
         let mut waiting = self.waiting.lock();
         let mut waited = false;
-        while waiting.bytes >= bytes_max {
+        while waiting.bytes >= self.bytes_max {
             if waiting.ended {
                 return Err(Ended);
             }
@@ -158,7 +193,7 @@ impl Queue {
     }
 
     /// Waits until all sets pushed before the call are in sled.
-    pub(super) fn wait_until_written(&self) -> Result<(), Ended> {
+    fn wait_until_written(&self) -> Result<(), Ended> {
         let mut waiting = self.waiting.lock();
         let target = waiting.pushed;
         waiting.wanted = waiting.wanted.max(target);
@@ -187,7 +222,7 @@ impl Queue {
         let mut waiting = self.waiting.lock();
         waiting.stop = true;
         waiting.drain = drain;
-        self.work.notify_one();
+        self.wake();
     }
 
     /// Bytes queued and records in them, for the status page.
@@ -196,24 +231,32 @@ impl Queue {
         (waiting.bytes, waiting.records as u64)
     }
 
-    /// Waits until there are sets to write: old enough ones, or any when somebody waits for them or many bytes are
-    /// queued. False when the writer must end.
+    /// Sets are due when they are old enough, or at once when somebody waits for them or many bytes are queued.
+    fn due(&self, waiting: &Waiting) -> Due {
+        if waiting.stop {
+            return if waiting.drain && !waiting.sets.is_empty() { Due::Now } else { Due::End };
+        }
+        let Some(front) = waiting.sets.front() else { return Due::Nothing };
+        let ripe = front.pushed_at + HOLD;
+        if self.hurries(waiting) || self.is_pressed(waiting) || runtime::now() >= ripe {
+            return Due::Now;
+        }
+        Due::At(ripe)
+    }
+
+    /// Waits until a batch is due. False when the writer must end.
     fn gather(&self) -> bool {
         let mut waiting = self.waiting.lock();
         loop {
-            if waiting.stop {
-                return waiting.drain && !waiting.sets.is_empty();
+            match self.due(&waiting) {
+                Due::Now => return true,
+                Due::End => return false,
+                Due::Nothing => self.work.wait(&mut waiting),
+                Due::At(ripe) => {
+                    // Woken early or not, it looks again.
+                    let _timed_out = self.work.wait_for(&mut waiting, ripe - runtime::now());
+                }
             }
-            let Some(front) = waiting.sets.front() else {
-                self.work.wait(&mut waiting);
-                continue;
-            };
-            let ripe = front.pushed_at + HOLD;
-            if self.hurries(&waiting) || self.is_pressed(&waiting) || runtime::now() >= ripe {
-                return true;
-            }
-            // Woken early or not, it looks again.
-            let _timed_out = self.work.wait_for(&mut waiting, ripe - runtime::now());
         }
     }
 
@@ -300,7 +343,7 @@ impl Queue {
     }
 }
 
-/// The writer: runs until stopped or until sled fails, which stops the node at its next apply.
+/// The thread: runs until stopped or until sled fails, which stops the node at its next apply.
 pub(super) fn run(core: &Arc<Core>) {
     /// Lets waiters go even if the writer panics.
     struct End<'a>(&'a Core);
@@ -312,12 +355,91 @@ pub(super) fn run(core: &Arc<Core>) {
     let _end = End(core);
     while core.queue.gather() {
         let began = runtime::now();
-        if let Err(e) = write_batch(core) {
-            core.damaged(&e.to_string());
+        if !step(core) {
             return;
         }
         core.queue.rest(began);
     }
+}
+
+/// The task: runs until stopped, until the view fails, or until the state is gone, which it does not keep. When it is
+/// dropped, what it has not written is left to the log.
+pub(super) async fn run_as_task(core: Weak<Core>, woken: Arc<Notify>) {
+    loop {
+        let due = {
+            let Some(core) = core.upgrade() else { return };
+            let due = core.queue.due(&core.queue.waiting.lock());
+            if matches!(due, Due::Now) && !step(&core) {
+                return;
+            }
+            due
+        };
+        match due {
+            Due::Now => runtime::yield_now().await,
+            Due::End => return,
+            Due::Nothing => woken.notified().await,
+            Due::At(ripe) => {
+                // Over or not, it looks again.
+                let _over = runtime::timeout_at(ripe, woken.notified()).await;
+            }
+        }
+    }
+}
+
+/// Writes one batch. False when that failed, and no other is to follow.
+fn step(core: &Core) -> bool {
+    if let Err(e) = write_batch(core) {
+        core.damaged(&e.to_string());
+        core.queue.end();
+        return false;
+    }
+    true
+}
+
+/// Waits until there is room for more in the queue, or makes it; whether it had to.
+pub(super) fn wait_for_room(core: &Core) -> Result<bool, Ended> {
+    if core.queue.woken.is_none() {
+        return core.queue.wait_for_room();
+    }
+    let mut waited = false;
+    while core.queue.size().0 >= core.queue.bytes_max {
+        waited = true;
+        work(core)?;
+    }
+    Ok(waited)
+}
+
+/// Waits until all sets pushed before the call are in sled, or puts them there.
+pub(super) fn wait_until_written(core: &Core) -> Result<(), Ended> {
+    if core.queue.woken.is_none() {
+        return core.queue.wait_until_written();
+    }
+    let target = {
+        let mut waiting = core.queue.waiting.lock();
+        waiting.wanted = waiting.wanted.max(waiting.pushed);
+        waiting.pushed
+    };
+    while core.queue.waiting.lock().written < target {
+        work(core)?;
+    }
+    Ok(())
+}
+
+/// What a task that was stopped has left: it is written if that was asked for.
+pub(super) fn finish(core: &Core) {
+    loop {
+        let due = core.queue.due(&core.queue.waiting.lock());
+        if !matches!(due, Due::Now) || !core.is_usable() || !step(core) {
+            break;
+        }
+    }
+    core.queue.end();
+}
+
+/// The next step of the writer, done by who would wait for it.
+fn work(core: &Core) -> Result<(), Ended> {
+    let ended = core.queue.waiting.lock().ended;
+    if ended || !core.is_usable() || !step(core) { Err(Ended) } else { Ok(()) }
 }
 
 fn write_batch(core: &Core) -> Result<(), super::super::StoreError> {

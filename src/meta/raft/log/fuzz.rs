@@ -6,6 +6,7 @@ use bytes::Bytes;
 
 use super::record::{self, EntryId, EntryKind, HardState, StoredEntry};
 use super::scan::{FIRST_SEGMENT, Segment, scan};
+use crate::runtime::disk::{Disk, MemoryDisk};
 
 /// Boots that a segment may have been written and be read in.
 const BOOTS: [u128; 2] = [1, 2];
@@ -18,10 +19,10 @@ pub(crate) fn one_record(input: &[u8]) {
     record::durable_behind(&bytes, FIRST_SEGMENT, 0);
 }
 
-/// A segment file in `dir`, an empty directory: its header, a state, and records whose checksums are right, whatever is
+/// A segment file in an empty directory: its header, a state, and records whose checksums are right, whatever is
 /// in them; then a few bytes that may be changed. What is accepted once must be accepted again, and be the same: a
 /// start that cuts a torn tail leaves a whole log.
-pub(crate) fn segment(dir: &Path, input: &[u8]) {
+pub(crate) fn segment(input: &[u8]) {
     let Some((&[damage_at, damage], mut rest)) = input.split_first_chunk::<2>() else { return };
     let mut out = record::segment_header(FIRST_SEGMENT);
     let state = HardState { boot: BOOTS[0], ..HardState::default() };
@@ -38,12 +39,12 @@ pub(crate) fn segment(dir: &Path, input: &[u8]) {
         let at = out.len() - from_end;
         if damage == 0 { out.truncate(at) } else { out[at] ^= damage }
     }
-    if std::fs::write(Segment::new(dir, FIRST_SEGMENT).path, &out).is_err() {
-        return;
-    }
+    let (disk, dir) = (MemoryDisk::new(), Path::new("/"));
+    let file = disk.create(&Segment::new(dir, FIRST_SEGMENT).path).expect("an empty disk takes a file");
+    file.write_at(&out, 0).expect("it is not full");
     for boot in BOOTS {
-        if let Ok(found) = scan(dir, boot) {
-            let again = scan(dir, boot).expect("a log that was opened can be opened again");
+        if let Ok(found) = scan(&disk, dir, boot) {
+            let again = scan(&disk, dir, boot).expect("a log that was opened can be opened again");
             assert_eq!((&again.hard, again.first, &again.slots), (&found.hard, found.first, &found.slots));
         }
     }

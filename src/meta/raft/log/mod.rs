@@ -1,7 +1,7 @@
 //! The raft log of this node: entries, vote and commit mark in one stream of records, in segment files.
 //!
 //! `store` puts it behind openraft's traits; `join` keeps this node's standing in it. Appending, promising a vote and
-//! purging only put records into a queue, in their order; one thread writes whatever has gathered with one write and
+//! purging only put records into a queue, in their order; one thread, or task, writes whatever has gathered with one write and
 //! one fsync (`writer`), then reports. Holds: entries can be read as soon as `append` returns; a report of success
 //! comes after the fsync; nothing is reported out of order; after one failed write everything fails.
 //! Not here: what an entry means.
@@ -14,9 +14,7 @@ mod tests;
 mod writer;
 
 use std::collections::VecDeque;
-use std::fs::File;
 use std::io;
-use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -27,7 +25,8 @@ use tokio::sync::Notify;
 
 use super::super::StoreError;
 use super::types::{WAY_OUT, log_index};
-use crate::runtime;
+use crate::runtime::disk::{Disk, DiskLock};
+use crate::runtime::{self, Task};
 use crate::types::LogIndex;
 use record::{HEADER_LEN, Record};
 use scan::{Segment, Slot, io_error, next};
@@ -61,22 +60,34 @@ pub(super) struct Log {
 /// Closes the log when the last user is gone.
 struct Handle {
     shared: Arc<Shared>,
-    writer: Mutex<Option<std::thread::JoinHandle<()>>>,
+    writer: Mutex<Option<Writer>>,
+}
+
+/// Who writes.
+enum Writer {
+    Thread(std::thread::JoinHandle<()>),
+    /// Where the disk has no threads. Ends when it is dropped.
+    Task(Task<()>),
 }
 
 struct Shared {
     dir: PathBuf,
     options: LogOptions,
     state: Mutex<State>,
-    /// Wakes the writer.
+    disk: Arc<dyn Disk>,
+    /// Wakes the writer that is a thread.
     work: Condvar,
+    /// Wakes the writer that is a task; there is none where the disk has threads.
+    woken: Option<Arc<Notify>>,
+    /// Held while a batch is written. A segment whose last bytes are written and not synced.
+    writing: Mutex<Option<Arc<Segment>>>,
     /// Wakes who waits for the queue to shrink.
     room: Notify,
     /// For tests: how long each sync takes besides, in milliseconds.
     #[cfg(test)]
     sync_delay: std::sync::atomic::AtomicU64,
     /// Held until the log is closed, so that no other process opens it.
-    lock: Mutex<Option<File>>,
+    lock: Mutex<Option<Box<dyn DiskLock>>>,
 }
 
 struct State {
@@ -113,39 +124,46 @@ struct Chunk {
     unlink: Vec<Arc<Segment>>,
 }
 
-/// The boot of this machine, as the kernel names it; 0 where it does not.
-fn boot_id() -> u128 {
-    std::fs::read_to_string("/proc/sys/kernel/random/boot_id")
-        .ok()
-        .and_then(|id| u128::from_str_radix(&id.trim().replace('-', ""), 16).ok())
-        .unwrap_or(0)
+/// The boot of the machine of `disk`; 0 where it has no name.
+fn boot_of(disk: &dyn Disk) -> u128 {
+    u128::from_str_radix(&disk.boot_id().replace('-', ""), 16).unwrap_or(0)
+}
+
+impl Shared {
+    fn wake(&self) {
+        match &self.woken {
+            Some(woken) => woken.notify_one(),
+            None => {
+                self.work.notify_one();
+            }
+        }
+    }
 }
 
 impl Log {
-    /// Opens the log in `dir`, or begins one, and verifies all of it. Blocks on the disk.
-    pub(super) fn open(dir: &Path, options: LogOptions) -> Result<Self, StoreError> {
-        Self::open_in_boot(dir, options, boot_id())
+    /// Opens the log in `dir` of `disk`, or begins one, and verifies all of it. Blocks on the disk.
+    pub(super) fn open(disk: Arc<dyn Disk>, dir: &Path, options: LogOptions) -> Result<Self, StoreError> {
+        let boot = boot_of(&*disk);
+        Self::open_in_boot(disk, dir, options, boot)
     }
 
-    fn open_in_boot(dir: &Path, options: LogOptions, boot: u128) -> Result<Self, StoreError> {
-        std::fs::create_dir_all(dir).map_err(io_error("making", dir))?;
-        let lock = File::options()
-            .create(true)
-            .truncate(false)
-            .write(true)
-            .open(dir.join("lock"))
-            .map_err(io_error("opening the lock in", dir))?;
-        rustix::fs::flock(&lock, rustix::fs::FlockOperation::NonBlockingLockExclusive).map_err(|_| {
-            StoreError::new(
+    fn open_in_boot(
+        disk: Arc<dyn Disk>,
+        dir: &Path,
+        options: LogOptions,
+        boot: u128,
+    ) -> Result<Self, StoreError> {
+        disk.make_dirs(dir).map_err(io_error("making", dir))?;
+        let lock = disk.lock(&dir.join("lock")).map_err(|e| match e.kind() {
+            io::ErrorKind::WouldBlock => StoreError::new(
                 format!("raft log {}", dir.display()),
                 "another process has it open: stop that one first",
-            )
+            ),
+            _ => io_error("taking the lock in", dir)(e),
         })?;
-        if let Some(parent) = dir.parent().filter(|p| !p.as_os_str().is_empty()) {
-            writer::sync_dir(parent).map_err(io_error("syncing", parent))?;
-        }
+        disk.sync_parent(dir).map_err(io_error("syncing the name of", dir))?;
 
-        let found = scan::scan(dir, boot)?;
+        let found = scan::scan(&*disk, dir, boot)?;
         let mut state = State {
             hard: found.hard,
             first: found.first,
@@ -175,7 +193,7 @@ impl Log {
         let mut first = std::mem::take(&mut state.queue);
         state.queued_len = 0;
         for chunk in &mut first {
-            writer::write(dir, chunk, true).map_err(io_error("writing", &chunk.segment.path))?;
+            writer::write(&*disk, dir, chunk, true).map_err(io_error("writing", &chunk.segment.path))?;
             state.written = (chunk.segment.number, chunk.end);
             state.synced = state.written;
         }
@@ -185,16 +203,26 @@ impl Log {
             options,
             state: Mutex::new(state),
             work: Condvar::new(),
+            woken: (!disk.has_threads()).then(Arc::default),
+            writing: Mutex::default(),
+            disk,
             room: Notify::new(),
             #[cfg(test)]
             sync_delay: std::sync::atomic::AtomicU64::new(0),
             lock: Mutex::new(Some(lock)),
         });
-        let for_writer = shared.clone();
-        let writer = std::thread::Builder::new()
-            .name("raft-log".into())
-            .spawn(move || writer::run(&for_writer))
-            .map_err(io_error("starting the writer of", dir))?;
+        let writer = match &shared.woken {
+            Some(woken) => {
+                let writer = writer::run_as_task(Arc::downgrade(&shared), woken.clone());
+                Writer::Task(runtime::spawn("raft-log", writer))
+            }
+            None => {
+                let shared = shared.clone();
+                let thread = std::thread::Builder::new().name("raft-log".into());
+                let thread = thread.spawn(move || writer::run(&shared));
+                Writer::Thread(thread.map_err(io_error("starting the writer of", dir))?)
+            }
+        };
         Ok(Self { handle: Arc::new(Handle { shared, writer: Mutex::new(Some(writer)) }) })
     }
 
@@ -252,7 +280,7 @@ impl Log {
         state.want_sync(Some(done));
         state.evict(self.shared().options.cache_len);
         drop(state);
-        self.shared().work.notify_one();
+        self.shared().wake();
         Ok(())
     }
 
@@ -275,7 +303,7 @@ impl Log {
         if done.is_some() {
             state.want_sync(done);
             drop(state);
-            self.shared().work.notify_one();
+            self.shared().wake();
         }
         Ok(())
     }
@@ -317,7 +345,7 @@ impl Log {
             chunk.unlink.extend(gone);
         }
         drop(state);
-        self.shared().work.notify_one();
+        self.shared().wake();
         Ok(())
     }
 
@@ -352,10 +380,18 @@ impl Handle {
     fn close(&self) {
         self.shared.state.lock().closing = true;
         self.shared.work.notify_all();
-        if let Some(writer) = self.writer.lock().take()
-            && writer.join().is_err()
-        {
-            tracing::error!(dir = %self.shared.dir.display(), "the writer of the raft log panicked");
+        match self.writer.lock().take() {
+            Some(Writer::Thread(thread)) => {
+                let ended = thread.join();
+                if ended.is_err() {
+                    tracing::error!(dir = %self.shared.dir.display(), "the writer of the raft log panicked");
+                }
+            }
+            Some(Writer::Task(task)) => {
+                drop(task);
+                writer::step(&self.shared);
+            }
+            None => {}
         }
         self.shared.lock.lock().take();
     }
@@ -363,7 +399,8 @@ impl Handle {
 
 impl Drop for Handle {
     fn drop(&mut self) {
-        // Not joined: this may be a task of the runtime, and the writer may be in an fsync.
+        // Not joined: this may be a task of the runtime, and the writer may be in an fsync. A task ends here, and what it has
+        // not written is told so.
         self.shared.state.lock().closing = true;
         self.shared.work.notify_all();
     }

@@ -5,7 +5,6 @@
 //! machine has rebooted since and nothing shows that the damaged bytes had ever been synced.
 
 use std::collections::VecDeque;
-use std::fs::{File, OpenOptions};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -15,6 +14,7 @@ use bytes::Bytes;
 use super::super::super::StoreError;
 use super::super::types::WAY_OUT;
 use super::record::{self, Bad, EntryId, HardState, Record, SEGMENT_HEADER_LEN};
+use crate::runtime::disk::{Disk, DiskFile};
 
 /// One file of the log.
 #[derive(Debug)]
@@ -22,7 +22,7 @@ pub(super) struct Segment {
     pub(super) number: u64,
     pub(super) path: PathBuf,
     /// Set once the file is there.
-    pub(super) file: OnceLock<File>,
+    pub(super) file: OnceLock<Box<dyn DiskFile>>,
     /// Its bytes, those queued included; for the status.
     pub(super) len: AtomicU32,
 }
@@ -33,8 +33,11 @@ impl Segment {
         Self { number, path, file: OnceLock::new(), len: AtomicU32::new(0) }
     }
 
-    pub(super) fn file(&self) -> std::io::Result<&File> {
-        self.file.get().ok_or_else(|| std::io::Error::other(format!("{} is not open", self.path.display())))
+    pub(super) fn file(&self) -> std::io::Result<&dyn DiskFile> {
+        self.file
+            .get()
+            .map(|file| &**file)
+            .ok_or_else(|| std::io::Error::other(format!("{} is not open", self.path.display())))
     }
 }
 
@@ -81,18 +84,17 @@ pub(super) fn next(id: Option<EntryId>) -> u64 {
     id.map_or(0, |id| id.index.saturating_add(1))
 }
 
-/// Reads the log in `dir`; `boot` is the machine's present boot. No segment at all: a new log.
-pub(super) fn scan(dir: &Path, boot: u128) -> Result<Found, StoreError> {
+/// Reads the log in `dir` of `disk`; `boot` is the machine's present boot. No segment at all: a new log.
+pub(super) fn scan(disk: &dyn Disk, dir: &Path, boot: u128) -> Result<Found, StoreError> {
     let mut numbers = Vec::new();
-    for item in std::fs::read_dir(dir).map_err(io_error("reading", dir))? {
-        let item = item.map_err(io_error("reading", dir))?;
-        let name = item.file_name();
-        let Some((stem, suffix)) = name.to_str().and_then(|n| n.rsplit_once('.')) else { continue };
+    for item in disk.list(dir).map_err(io_error("reading", dir))? {
+        let path = dir.join(&item.name);
+        let Some((stem, suffix)) = item.name.to_str().and_then(|n| n.rsplit_once('.')) else { continue };
         if suffix == SUFFIX_NEW {
-            std::fs::remove_file(item.path()).map_err(io_error("removing", &item.path()))?;
+            disk.unlink(&path).map_err(io_error("removing", &path))?;
         } else if suffix == SUFFIX {
             let number = u64::from_str_radix(stem, 16)
-                .map_err(|_| damaged(&item.path(), 0, "its name is no segment number"))?;
+                .map_err(|_| damaged(&path, 0, "its name is no segment number"))?;
             numbers.push(number);
         }
     }
@@ -102,14 +104,14 @@ pub(super) fn scan(dir: &Path, boot: u128) -> Result<Found, StoreError> {
     let run = (1..numbers.len()).rev().find(|&i| numbers[i - 1] + 1 != numbers[i]).unwrap_or(0);
     for &number in &numbers[..run] {
         let path = Segment::new(dir, number).path;
-        std::fs::remove_file(&path).map_err(io_error("removing", &path))?;
+        disk.unlink(&path).map_err(io_error("removing", &path))?;
     }
 
     let mut found = Found::default();
     let numbers = &numbers[run..];
     for &number in numbers {
         let is_last = Some(&number) == numbers.last();
-        scan_segment(&mut found, dir, number, boot, is_last)?;
+        scan_segment(&mut found, disk, dir, number, boot, is_last)?;
     }
     check_whole(dir, &found)?;
     Ok(found)
@@ -117,6 +119,7 @@ pub(super) fn scan(dir: &Path, boot: u128) -> Result<Found, StoreError> {
 
 fn scan_segment(
     found: &mut Found,
+    disk: &dyn Disk,
     dir: &Path,
     number: u64,
     boot: u128,
@@ -124,9 +127,9 @@ fn scan_segment(
 ) -> Result<(), StoreError> {
     let segment = Segment::new(dir, number);
     let path = segment.path.clone();
-    let bytes = Bytes::from(std::fs::read(&path).map_err(io_error("reading", &path))?);
+    let bytes = Bytes::from(disk.read(&path).map_err(io_error("reading", &path))?);
     record::check_segment_header(&bytes, number).map_err(|e| damaged(&path, 0, &e))?;
-    let file = OpenOptions::new().read(true).write(true).open(&path).map_err(io_error("opening", &path))?;
+    let file = disk.open_to_write(&path).map_err(io_error("opening", &path))?;
 
     let is_first = found.segments.is_empty();
     let mut at = SEGMENT_HEADER_LEN;
@@ -153,7 +156,7 @@ fn scan_segment(
                     "the last write to the raft log did not finish: what was not synced is cut off"
                 );
                 file.set_len(at as u64).map_err(io_error("cutting", &path))?;
-                file.sync_all().map_err(io_error("syncing", &path))?;
+                file.sync().map_err(io_error("syncing", &path))?;
                 end = at;
                 break;
             }

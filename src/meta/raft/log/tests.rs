@@ -6,6 +6,9 @@ use std::path::PathBuf;
 use tempfile::TempDir;
 
 use super::*;
+use crate::runtime::disk::{MemoryDisk, RealDisk};
+
+mod crash;
 
 const OPTIONS: LogOptions = LogOptions { cache_len: 1 << 20, segment_len: 1 << 20 };
 const SMALL: LogOptions = LogOptions { cache_len: 100, segment_len: 600 };
@@ -20,6 +23,18 @@ fn entry(term: u64, index: u64, data: &str) -> StoredEntry {
 
 fn entries(range: std::ops::Range<u64>) -> Vec<StoredEntry> {
     range.map(|index| entry(1, index, &format!("entry number {index}"))).collect()
+}
+
+fn open(dir: &Path, options: LogOptions) -> Result<Log, StoreError> {
+    Log::open(Arc::new(RealDisk), dir, options)
+}
+
+fn open_in_boot(dir: &Path, options: LogOptions, boot: u128) -> Result<Log, StoreError> {
+    Log::open_in_boot(Arc::new(RealDisk), dir, options, boot)
+}
+
+fn boot_id() -> u128 {
+    boot_of(&RealDisk)
 }
 
 /// Appends and waits for the disk.
@@ -57,7 +72,7 @@ async fn what_was_synced_is_there_after_a_restart() {
     let dir = TempDir::new().unwrap();
     let vote = StoredVote { term: 2, node: 3, committed: true };
     {
-        let log = Log::open(dir.path(), SMALL).unwrap();
+        let log = open(dir.path(), SMALL).unwrap();
         log.update_durably(|hard| hard.vote = Some(vote)).await.unwrap();
         append(&log, entries(0..40)).await;
         log.truncate_after(Some(EntryId { term: 1, index: 30 })).unwrap();
@@ -66,7 +81,7 @@ async fn what_was_synced_is_there_after_a_restart() {
         assert!(segments(dir.path()).len() > 2, "several segments");
         log.close();
     }
-    let log = Log::open(dir.path(), SMALL).unwrap();
+    let log = open(dir.path(), SMALL).unwrap();
     let mut expected = entries(0..31);
     expected.push(entry(2, 31, "another 31"));
     assert_eq!(all(&log).await, expected);
@@ -80,7 +95,7 @@ async fn what_was_synced_is_there_after_a_restart() {
 #[tokio::test]
 async fn entries_are_read_before_they_are_on_the_disk_and_reads_are_bounded() {
     let dir = TempDir::new().unwrap();
-    let log = Log::open(dir.path(), SMALL).unwrap();
+    let log = open(dir.path(), SMALL).unwrap();
     log.append(entries(0..50), Box::new(|_| ())).unwrap();
     assert_eq!(all(&log).await, entries(0..50));
     // Through the cache and through the files alike.
@@ -96,7 +111,7 @@ async fn entries_are_read_before_they_are_on_the_disk_and_reads_are_bounded() {
 #[tokio::test]
 async fn purging_removes_files_and_survives_a_restart() {
     let dir = TempDir::new().unwrap();
-    let log = Log::open(dir.path(), SMALL).unwrap();
+    let log = open(dir.path(), SMALL).unwrap();
     append(&log, entries(0..60)).await;
     let before = (segments(dir.path()).len(), log.len());
     log.purge(EntryId { term: 1, index: 49 }).unwrap();
@@ -104,14 +119,14 @@ async fn purging_removes_files_and_survives_a_restart() {
     log.close();
     assert!(segments(dir.path()).len() < before.0 && log.len() < before.1);
     drop(log);
-    let log = Log::open(dir.path(), SMALL).unwrap();
+    let log = open(dir.path(), SMALL).unwrap();
     assert_eq!(all(&log).await, entries(50..61));
     // A snapshot was installed: the log begins anew behind it.
     log.purge(EntryId { term: 4, index: 1000 }).unwrap();
     append(&log, vec![entry(5, 1001, "behind the snapshot")]).await;
     log.close();
     drop(log);
-    let log = Log::open(dir.path(), SMALL).unwrap();
+    let log = open(dir.path(), SMALL).unwrap();
     assert_eq!(all(&log).await, [entry(5, 1001, "behind the snapshot")]);
     assert_eq!(log.hard().purged, Some(EntryId { term: 4, index: 1000 }));
 }
@@ -120,7 +135,7 @@ async fn purging_removes_files_and_survives_a_restart() {
 #[tokio::test]
 async fn a_gap_is_forgiven_where_it_is_purged_and_noticed_where_it_is_not() {
     let dir = TempDir::new().unwrap();
-    let log = Log::open(dir.path(), SMALL).unwrap();
+    let log = open(dir.path(), SMALL).unwrap();
     append(&log, entries(0..60)).await;
     let whole = image(dir.path());
     log.purge(EntryId { term: 1, index: 55 }).unwrap();
@@ -129,11 +144,11 @@ async fn a_gap_is_forgiven_where_it_is_purged_and_noticed_where_it_is_not() {
     drop(log);
     let first = segments(whole.path())[0].clone();
     fs::copy(&first, dir.path().join(first.file_name().unwrap())).unwrap();
-    let log = Log::open(dir.path(), SMALL).unwrap();
+    let log = open(dir.path(), SMALL).unwrap();
     assert_eq!(all(&log).await, entries(56..61));
 
     fs::remove_file(&segments(whole.path())[1]).unwrap();
-    let error = Log::open(whole.path(), SMALL).err().unwrap().to_string();
+    let error = open(whole.path(), SMALL).err().unwrap().to_string();
     assert!(error.contains("missing") && error.contains("rejoin by snapshot"), "{error}");
 }
 
@@ -141,7 +156,7 @@ async fn a_gap_is_forgiven_where_it_is_purged_and_noticed_where_it_is_not() {
 #[tokio::test]
 async fn appends_that_wait_together_are_reported_in_order() {
     let dir = TempDir::new().unwrap();
-    let log = Log::open(dir.path(), OPTIONS).unwrap();
+    let log = open(dir.path(), OPTIONS).unwrap();
     let (tx, mut rx) = tokio::sync::mpsc::unbounded_channel();
     for index in 0..1000 {
         let tx = tx.clone();
@@ -158,8 +173,8 @@ async fn appends_that_wait_together_are_reported_in_order() {
 #[tokio::test]
 async fn two_processes_cannot_share_a_log() {
     let dir = TempDir::new().unwrap();
-    let _log = Log::open(dir.path(), OPTIONS).unwrap();
-    let error = Log::open(dir.path(), OPTIONS).err().unwrap().to_string();
+    let _log = open(dir.path(), OPTIONS).unwrap();
+    let error = open(dir.path(), OPTIONS).err().unwrap().to_string();
     assert!(error.contains("another process"), "{error}");
 }
 
@@ -167,7 +182,7 @@ async fn two_processes_cannot_share_a_log() {
 #[tokio::test]
 async fn cut_at_every_byte_it_opens_with_the_records_before_the_cut() {
     let dir = TempDir::new().unwrap();
-    let log = Log::open(dir.path(), OPTIONS).unwrap();
+    let log = open(dir.path(), OPTIONS).unwrap();
     let mut ends = vec![];
     let path = segments(dir.path())[0].clone();
     let opened = fs::metadata(&path).unwrap().len();
@@ -179,13 +194,13 @@ async fn cut_at_every_byte_it_opens_with_the_records_before_the_cut() {
         for cut in opened..=*ends.last().unwrap() {
             let copy = image(dir.path());
             fs::File::options().write(true).open(&segments(copy.path())[0]).unwrap().set_len(cut).unwrap();
-            let log = Log::open_in_boot(copy.path(), OPTIONS, boot).unwrap();
+            let log = open_in_boot(copy.path(), OPTIONS, boot).unwrap();
             let whole = ends.iter().filter(|end| **end <= cut).count() as u64;
             assert_eq!(all(&log).await, entries(0..whole), "cut at {cut}");
             append(&log, entries(whole..whole + 1)).await;
             log.close();
             drop(log);
-            let log = Log::open_in_boot(copy.path(), OPTIONS, boot).unwrap();
+            let log = open_in_boot(copy.path(), OPTIONS, boot).unwrap();
             assert_eq!(all(&log).await, entries(0..whole + 1), "appended after a cut at {cut}");
         }
     }
@@ -196,7 +211,7 @@ async fn cut_at_every_byte_it_opens_with_the_records_before_the_cut() {
 #[tokio::test]
 async fn a_flip_of_any_byte_is_noticed() {
     let dir = TempDir::new().unwrap();
-    let log = Log::open(dir.path(), SMALL).unwrap();
+    let log = open(dir.path(), SMALL).unwrap();
     log.update_durably(|hard| hard.vote = Some(StoredVote { term: 1, node: 1, committed: false }))
         .await
         .unwrap();
@@ -219,14 +234,14 @@ async fn a_flip_of_any_byte_is_noticed() {
             bytes[usize::try_from(at).unwrap()] ^= 0x10;
             fs::write(&victim, &bytes).unwrap();
 
-            let error = Log::open(copy.path(), SMALL).err().unwrap_or_else(|| panic!("{name:?} byte {at}"));
+            let error = open(copy.path(), SMALL).err().unwrap_or_else(|| panic!("{name:?} byte {at}"));
             let error = error.to_string();
             assert!(
                 error.contains(name.to_str().unwrap()) && error.contains("rejoin by snapshot"),
                 "{error}"
             );
 
-            let rebooted = Log::open_in_boot(copy.path(), SMALL, boot_id() ^ 1);
+            let rebooted = open_in_boot(copy.path(), SMALL, boot_id() ^ 1);
             if *path == last && at >= before_last {
                 assert_eq!(all(&rebooted.unwrap()).await, entries(0..20));
             } else {
@@ -240,7 +255,7 @@ async fn a_flip_of_any_byte_is_noticed() {
 #[tokio::test]
 async fn a_flip_under_a_running_server_is_an_error_of_the_read() {
     let dir = TempDir::new().unwrap();
-    let log = Log::open(dir.path(), SMALL).unwrap();
+    let log = open(dir.path(), SMALL).unwrap();
     append(&log, entries(0..60)).await;
     let path = segments(dir.path())[0].clone();
     let mut bytes = fs::read(&path).unwrap();
@@ -256,13 +271,13 @@ async fn a_flip_under_a_running_server_is_an_error_of_the_read() {
 #[tokio::test]
 async fn zeros_behind_the_last_write_are_cut_after_a_reboot() {
     let dir = TempDir::new().unwrap();
-    let log = Log::open(dir.path(), OPTIONS).unwrap();
+    let log = open(dir.path(), OPTIONS).unwrap();
     append(&log, entries(0..5)).await;
     let copy = image(dir.path());
     let path = segments(copy.path())[0].clone();
     let len = fs::metadata(&path).unwrap().len();
     fs::File::options().write(true).open(&path).unwrap().set_len(len + 4096).unwrap();
-    let log = Log::open_in_boot(copy.path(), OPTIONS, boot_id() ^ 1).unwrap();
+    let log = open_in_boot(copy.path(), OPTIONS, boot_id() ^ 1).unwrap();
     assert_eq!(all(&log).await, entries(0..5));
 }
 
@@ -270,7 +285,7 @@ async fn zeros_behind_the_last_write_are_cut_after_a_reboot() {
 #[tokio::test]
 async fn after_one_failed_write_all_fail() {
     let dir = TempDir::new().unwrap();
-    let log = Log::open(dir.path(), SMALL).unwrap();
+    let log = open(dir.path(), SMALL).unwrap();
     append(&log, entries(0..1)).await;
     // The next segment cannot be made.
     fs::remove_dir_all(dir.path()).unwrap();

@@ -1,34 +1,34 @@
-//! The thread that writes the log: takes all that has gathered, writes it, syncs once, reports.
+//! The writer of the log: takes all that has gathered, writes it, syncs once, reports.
 //!
 //! While it syncs the next batch gathers by itself, so it never waits for company: a single caller pays one write and
-//! one fsync, and many callers share them. Holds: a segment is synced before the next one is begun; a new one stands
-//! under its name only with its header and state on the disk; files are unlinked by a thread of their own.
+//! one fsync, and many callers share them. It is a thread where the disk has threads, and files are then unlinked by a thread
+//! of their own; else a task, and a batch takes the time that the disk says. Holds: a segment is synced before the next
+//! one is begun; a new one stands under its name only with its header and state on the disk; once its task is dropped,
+//! nothing is written any more.
 
-use std::fs::File;
 use std::io;
-use std::os::unix::fs::FileExt;
 use std::path::Path;
-use std::sync::{Arc, mpsc};
+use std::sync::{Arc, Weak, mpsc};
+
+use tokio::sync::Notify;
 
 use super::scan::{SUFFIX_NEW, Segment};
 use super::{Chunk, Shared, closed};
+use crate::runtime;
+use crate::runtime::disk::Disk;
 
-/// Makes names in `dir` durable.
-pub(super) fn sync_dir(dir: &Path) -> io::Result<()> {
-    File::open(dir)?.sync_all()
-}
-
-/// Runs until the log is closed and all is written.
-pub(super) fn run(shared: &Shared) {
+/// The thread: runs until the log is closed and all is written.
+pub(super) fn run(shared: &Arc<Shared>) {
     let (unlink, unlinked) = mpsc::channel::<Arc<Segment>>();
-    let unlinker =
-        std::thread::Builder::new().name("raft-log-unlink".into()).spawn(move || remove_files(&unlinked));
+    let unlinker = std::thread::Builder::new().name("raft-log-unlink".into()).spawn({
+        let disk = shared.disk.clone();
+        move || unlinked.iter().for_each(|segment| remove_file(&*disk, &segment))
+    });
     if let Err(e) = &unlinker {
         tracing::error!(error = %e, "cannot start the thread that unlinks purged raft log files");
     }
-    let mut unsynced: Option<Arc<Segment>> = None;
     loop {
-        let chunks = {
+        {
             let mut state = shared.state.lock();
             while state.queue.is_empty() && !state.closing {
                 shared.work.wait(&mut state);
@@ -36,13 +36,9 @@ pub(super) fn run(shared: &Shared) {
             if state.queue.is_empty() {
                 break;
             }
-            state.queued_len = 0;
-            std::mem::take(&mut state.queue)
-        };
-        shared.room.notify_waiters();
-        for chunk in chunks {
-            take(shared, chunk, &mut unsynced, &unlink);
         }
+        // Without its thread the files stay until the log is opened again.
+        write_gathered(shared, |segment| drop(unlink.send(segment)));
     }
     drop(unlink);
     if let Ok(unlinker) = unlinker
@@ -52,11 +48,44 @@ pub(super) fn run(shared: &Shared) {
     }
 }
 
+/// The task: runs until the log is gone. It does not keep the log, and nothing is lost when it is dropped between two
+/// batches but what nobody was told of.
+pub(super) async fn run_as_task(shared: Weak<Shared>, woken: Arc<Notify>) {
+    loop {
+        woken.notified().await;
+        let Some(latency) = shared.upgrade().map(|shared| shared.disk.latency()) else { return };
+        if !latency.is_zero() {
+            runtime::sleep(latency).await;
+        }
+        let Some(shared) = shared.upgrade() else { return };
+        step(&shared);
+    }
+}
+
+/// Writes what has gathered, and removes what is purged by it.
+pub(super) fn step(shared: &Shared) {
+    write_gathered(shared, |segment| remove_file(&*shared.disk, &segment));
+}
+
+fn write_gathered(shared: &Shared, mut unlink: impl FnMut(Arc<Segment>)) {
+    // First, so that what was taken first is written first.
+    let mut unsynced = shared.writing.lock();
+    let chunks = {
+        let mut state = shared.state.lock();
+        state.queued_len = 0;
+        std::mem::take(&mut state.queue)
+    };
+    shared.room.notify_waiters();
+    for chunk in chunks {
+        take(shared, chunk, &mut unsynced, &mut unlink);
+    }
+}
+
 fn take(
     shared: &Shared,
     mut chunk: Chunk,
     unsynced: &mut Option<Arc<Segment>>,
-    unlink: &mpsc::Sender<Arc<Segment>>,
+    unlink: &mut impl FnMut(Arc<Segment>),
 ) {
     let failed = shared.state.lock().failure.clone();
     let result = match failed {
@@ -68,12 +97,7 @@ fn take(
             for done in chunk.done {
                 done(Ok(()));
             }
-            for segment in chunk.unlink {
-                // Without its thread the files stay until the log is opened again.
-                if unlink.send(segment).is_err() {
-                    break;
-                }
-            }
+            chunk.unlink.into_iter().for_each(unlink);
         }
         Err(e) => {
             let text = format!(
@@ -92,9 +116,9 @@ fn take(
 
 fn write_in_order(shared: &Shared, chunk: &mut Chunk, unsynced: &mut Option<Arc<Segment>>) -> io::Result<()> {
     if let Some(before) = unsynced.take_if(|segment| segment.number != chunk.segment.number) {
-        before.file()?.sync_data()?;
+        before.file()?.sync()?;
     }
-    write(&shared.dir, chunk, chunk.sync)?;
+    write(&*shared.disk, &shared.dir, chunk, chunk.sync)?;
     #[cfg(test)]
     if chunk.sync {
         let delay = shared.sync_delay.load(std::sync::atomic::Ordering::Relaxed);
@@ -112,33 +136,31 @@ fn write_in_order(shared: &Shared, chunk: &mut Chunk, unsynced: &mut Option<Arc<
 }
 
 /// Writes the bytes of `chunk` to the end of its segment, which is made if it is new.
-pub(super) fn write(dir: &Path, chunk: &Chunk, sync: bool) -> io::Result<()> {
+pub(super) fn write(disk: &dyn Disk, dir: &Path, chunk: &Chunk, sync: bool) -> io::Result<()> {
     let segment = &chunk.segment;
     let len = u32::try_from(chunk.bytes.len()).expect("a chunk is within its segment");
     let offset = u64::from(chunk.end - len);
     if !chunk.creates {
         let file = segment.file()?;
-        file.write_all_at(&chunk.bytes, offset)?;
-        return if sync { file.sync_data() } else { Ok(()) };
+        file.write_at(&chunk.bytes, offset)?;
+        return if sync { file.sync() } else { Ok(()) };
     }
     let making = segment.path.with_extension(SUFFIX_NEW);
-    let file = File::options().read(true).write(true).create(true).truncate(true).open(&making)?;
-    file.write_all_at(&chunk.bytes, 0)?;
-    file.sync_all()?;
-    std::fs::rename(&making, &segment.path)?;
-    sync_dir(dir)?;
+    let file = disk.create(&making)?;
+    file.write_at(&chunk.bytes, 0)?;
+    file.sync()?;
+    disk.rename(&making, &segment.path)?;
+    disk.sync_dir(dir)?;
     segment.file.set(file).map_err(|_| io::Error::other("a segment was made twice"))
 }
 
-/// Removes purged segments, oldest first.
-fn remove_files(segments: &mpsc::Receiver<Arc<Segment>>) {
-    for segment in segments {
-        match std::fs::remove_file(&segment.path) {
-            Ok(()) => tracing::debug!(segment = %segment.path.display(), "purged raft log file removed"),
-            // It holds nothing that is needed; the next opening removes it or reads over it.
-            Err(e) => {
-                tracing::warn!(segment = %segment.path.display(), error = %e, "cannot remove a purged raft log file");
-            }
+/// Removes a purged segment.
+fn remove_file(disk: &dyn Disk, segment: &Segment) {
+    match disk.unlink(&segment.path) {
+        Ok(()) => tracing::debug!(segment = %segment.path.display(), "purged raft log file removed"),
+        // It holds nothing that is needed; the next opening removes it or reads over it.
+        Err(e) => {
+            tracing::warn!(segment = %segment.path.display(), error = %e, "cannot remove a purged raft log file");
         }
     }
 }

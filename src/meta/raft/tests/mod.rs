@@ -18,6 +18,7 @@ use super::log::{Log, LogOptions};
 use super::machine::StateMachine;
 use super::store::LogStore;
 use super::types::{TypeConfig, VotersCell};
+use crate::runtime::disk::RealDisk;
 use crate::types::LogIndex;
 use machine::MemMachine;
 
@@ -27,7 +28,7 @@ impl StoreBuilder<TypeConfig, LogStore, StateMachine, TempDir> for Builder {
     async fn build(&self) -> Result<(TempDir, LogStore, StateMachine), StorageError<TypeConfig>> {
         let dir = TempDir::new().unwrap();
         let options = LogOptions { cache_len: 100, segment_len: 500 };
-        let log = Log::open(&dir.path().join("log"), options).unwrap();
+        let log = Log::open(Arc::new(RealDisk), &dir.path().join("log"), options).unwrap();
         let machine = Arc::new(MemMachine::new(&dir.path().join("state")));
         let machine =
             StateMachine::new(machine, watch::Sender::new(LogIndex(0)), VotersCell::default()).unwrap();
