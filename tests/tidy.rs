@@ -88,8 +88,22 @@ const CONFINED: &[(&str, &[&str], &str)] = &[
     ("std::net::TcpListener", &["src/net/"], "a simulation owns the network"),
     (
         "std::thread",
-        &["src/runtime/", "src/meta/state/", "src/meta/raft/", "src/data/store/", "src/mount/fuse/"],
-        "threads belong to storage, and to the kernel's queues",
+        &["src/runtime/", "src/meta/state/", "src/meta/raft/log/", "src/data/store/", "src/mount/fuse/"],
+        "threads belong to storage on disks that have them, and to the kernel's queues",
+    ),
+    (
+        "std::fs",
+        &[
+            "src/runtime/",
+            // sled opens its files by itself.
+            "src/meta/state/engine.rs",
+            // What belongs to a person or the kernel, not to a server.
+            "src/cli/",
+            "src/config/",
+            "src/mount/",
+            "src/fuzz/",
+        ],
+        "a simulation owns the disks of the servers",
     ),
     ("openraft", &["src/meta/raft/"], "its traits move: one folder follows them"),
     ("raft_log", &["src/meta/raft/"], "its format is the log's business"),
@@ -453,10 +467,12 @@ fn time_dice_tasks_and_parts_stay_in_their_places() {
         "bincode::serialize(x)",
         "tokio::net::TcpStream::connect(a)",
         "std::thread::spawn(f)",
+        "use std::fs::File;",
         "use tokio::time::sleep;",
     ] {
         assert!(breaks(rule_confined, "src/client/x.rs", bad), "{bad}");
     }
+    assert!(breaks(rule_confined, "src/meta/state/x.rs", "std::fs::read(p)"));
     assert!(!breaks(rule_confined, "src/runtime/x.rs", "tokio::spawn(f); rand::rng()"));
     assert!(!breaks(rule_confined, "src/client/x.rs", "let sled_bytes = self.sled; runtime::spawn(f)"));
     assert!(!breaks(
