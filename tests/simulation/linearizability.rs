@@ -232,8 +232,11 @@ impl<'a> Search<'a> {
     fn extend(&mut self, step: &Step, call: usize) -> Option<Step> {
         let Call { op, .. } = &self.calls[call];
         let outcome = self.calls[call].outcome();
-        let mut longer = step.clone();
         self.work += 1;
+        if outcome.is_some_and(|told| step.state.refuses(op, told)) {
+            return None;
+        }
+        let mut longer = step.clone();
         match outcome {
             Some(outcome) => longer.state.accept(op, outcome).ok()?,
             None => {
@@ -254,8 +257,11 @@ impl<'a> Search<'a> {
         let call = &self.calls[next];
         let print = step.state.footprint(&call.op, call.outcome());
         frame.reason.add(&print);
-        let mut way = step.clone();
         self.work += 1;
+        if call.outcome().is_some_and(|told| step.state.refuses(&call.op, told)) {
+            return;
+        }
+        let mut way = step.clone();
         if call.outcome().is_some_and(|told| way.state.accept(&call.op, told).is_ok()) {
             way.touched.extend(&print);
             way.calls.push(next);

@@ -150,6 +150,11 @@ impl Model {
         }
     }
 
+    /// `accept` would refuse. Quick for what only reads, which most calls of a search that fail do; else false.
+    pub fn refuses(&self, op: &Op, told: &Outcome) -> bool {
+        op.is_read() && !agree(op, &self.read(op), told)
+    }
+
     /// What the call touches in this state, when it is told this.
     pub fn footprint(&self, op: &Op, told: Option<&Outcome>) -> Footprint {
         let mut touched = Footprint::default();
@@ -177,7 +182,7 @@ impl Model {
                 let ends = [from.entry.filter(|_| is_rename), to.entry];
                 ends.into_iter().flatten().for_each(|entry| self.touch_entry(&mut touched, entry));
                 for id in [from.node, to.node].into_iter().flatten() {
-                    touched.add(key(b'n', id, 0), Touch::Write);
+                    self.touch_node(&mut touched, id);
                     if let Body::Dir(entries) = &self.node(id).body {
                         touched.add(key(b'l', id, 0), Touch::Write);
                         // Moves of directories see each other, from wherever: none may go below itself.
@@ -192,7 +197,7 @@ impl Model {
             Op::Unlink { .. } | Op::Rmdir { .. } => {
                 if let (Some(id), Some(entry)) = (from.node, from.entry) {
                     self.touch_entry(&mut touched, entry);
-                    touched.add(key(b'n', id, 0), Touch::Write);
+                    self.touch_node(&mut touched, id);
                     touched.add(key(b'l', id, 0), Touch::Write);
                 }
             }
@@ -221,6 +226,14 @@ impl Model {
         touched.add(key(b'l', dir, 0), Touch::Add);
     }
 
+    /// The node may be gone afterwards, for those too who know it by its identity.
+    fn touch_node(&self, touched: &mut Footprint, id: Id) {
+        touched.add(key(b'n', id, 0), Touch::Write);
+        if let Some(Identity(number)) = self.node(id).identity {
+            touched.add(key(b'i', number, 0), Touch::Write);
+        }
+    }
+
     fn has_links(&self) -> bool {
         self.nodes.iter().any(|(_, node)| node.nlink > 1 && node.kind() != Kind::Dir)
     }
@@ -228,6 +241,9 @@ impl Model {
     fn walk<'a>(&self, path: &'a Path, mut touched: Option<&mut Footprint>) -> Result<Spot<'a>, Errno> {
         let mut at = ROOT;
         if let Some(start) = path.start {
+            if let Some(touched) = touched.as_deref_mut() {
+                touched.add(key(b'i', start.0, 0), Touch::Read);
+            }
             let known = self.known.binary_search_by_key(&start, |(identity, _)| *identity);
             at = self.known[known.map_err(|_| Errno::Stale)?].1;
             if let Some(touched) = touched.as_deref_mut() {
