@@ -1,7 +1,7 @@
 //! What clients did: calls with their times, what they asked for and what they were told.
 //!
 //! The clients of a simulated cluster record into it; `linearizability` and `identities` judge it.
-//! Holds: moments are totally ordered, also within one nanosecond of virtual time; a call that was never answered is
+//! Holds: moments are totally ordered by when they were recorded, also within one nanosecond of virtual time; a call that was never answered is
 //! `Unknown` and may have taken effect at any time from its invocation on, or never.
 //! Not here: what the answers should have been.
 //!
@@ -188,11 +188,11 @@ pub enum Errno {
     Other(i32),
 }
 
-/// A moment of virtual time, and which of those within one nanosecond.
+/// A moment: the how manieth that was recorded, which alone says what came first, and the virtual time, for people.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Moment {
-    pub ns: u64,
     pub order: u64,
+    pub ns: u64,
 }
 
 /// How a call ended for its client.
@@ -267,7 +267,6 @@ impl History {
         &self.calls
     }
 
-    /// Recorded moments never go back, even if a caller's clock should.
     fn moment(&mut self, ns: u64) -> Moment {
         self.order += 1;
         Moment { ns, order: self.order }

@@ -54,8 +54,14 @@ pub fn check(history: &History, start: &Model) -> Verdict {
 
 /// The same with a bound on the calls of the model.
 pub fn check_within(history: &History, start: &Model, work_max: u64) -> Verdict {
-    Search::new(history.calls(), work_max).run(start)
+    Search::new(history.calls()).run(start, work_max)
 }
+
+/// How many calls may be placed before the one that must be next, and until which share of the work this is kept up.
+///
+/// Where many calls about few names were never answered, hundreds of rows of them could come before each call. An order that
+/// needs only short ones is found first; that there is none is known only when all were tried.
+const WIDTHS: [(usize, u64); 3] = [(1, 8), (3, 3), (usize::MAX, 1)];
 
 /// An empty root, prepared for the paths of this history.
 pub fn empty_root(history: &History, mode: u32) -> Model {
@@ -80,6 +86,10 @@ struct Search<'a> {
     failed: HashMap<(u64, u64), Reason>,
     work: u64,
     work_max: u64,
+    /// So many calls may come before a next one.
+    early_max: usize,
+    /// More were left out.
+    cut: bool,
     best: Option<Explanation>,
 }
 
@@ -107,7 +117,7 @@ struct Step {
 }
 
 impl<'a> Search<'a> {
-    fn new(calls: &'a [Call], work_max: u64) -> Self {
+    fn new(calls: &'a [Call]) -> Self {
         let mut order: Vec<usize> = (0..calls.len()).filter(|i| calls[*i].returned().is_some()).collect();
         order.sort_by_key(|i| calls[*i].returned());
         // A read that nobody heard the answer of may as well not have been asked.
@@ -124,15 +134,49 @@ impl<'a> Search<'a> {
         let pending = (0..order.len()).map(pending).collect();
         let mut seed = 0;
         let marks = calls.iter().map(|_| splitmix64(&mut seed)).collect();
-        let (placed, path, failed) = (vec![false; calls.len()], Vec::new(), HashMap::new());
-        Self { calls, order, pending, marks, placed, path, failed, work: 0, work_max, best: None }
+        Self {
+            calls,
+            order,
+            pending,
+            marks,
+            placed: vec![false; calls.len()],
+            path: Vec::new(),
+            failed: HashMap::new(),
+            work: 0,
+            work_max: 0,
+            early_max: 0,
+            cut: false,
+            best: None,
+        }
     }
 
-    fn run(mut self, start: &Model) -> Verdict {
+    fn run(mut self, start: &Model, work_max: u64) -> Verdict {
+        let mut gave_up = false;
+        for (early_max, share) in WIDTHS {
+            (self.early_max, self.work_max, self.cut) = (early_max, work_max / share, false);
+            self.failed.clear();
+            self.path.clear();
+            self.placed.fill(false);
+            match self.pass(start) {
+                Some(true) => return Verdict::Linearizable { work: self.work },
+                Some(false) if !self.cut => {
+                    gave_up = false;
+                    break;
+                }
+                Some(false) | None => gave_up = true,
+            }
+        }
+        let Some(mut best) = self.best.take() else { panic!("a search failed and was nowhere") };
+        best.work = self.work;
+        if gave_up { Verdict::GaveUp(Box::new(best)) } else { Verdict::NotLinearizable(Box::new(best)) }
+    }
+
+    /// One search. None: the work was not enough.
+    fn pass(&mut self, start: &Model) -> Option<bool> {
         let mut stack = vec![Frame::new(start.clone(), 0, Footprint::default(), 0)];
         while let Some(frame) = stack.last_mut() {
             if frame.position == self.order.len() {
-                return Verdict::Linearizable { work: self.work };
+                return Some(true);
             }
             if let Some(step) = frame.options.pop_front() {
                 let set = step.calls.iter().fold(frame.set, |set, call| set.wrapping_add(self.marks[*call]));
@@ -152,7 +196,7 @@ impl<'a> Search<'a> {
             }
             if self.work > self.work_max {
                 self.note(frame);
-                break;
+                return None;
             }
             if self.expand(frame) {
                 continue;
@@ -165,10 +209,7 @@ impl<'a> Search<'a> {
             }
             self.failed.insert((frame.set, frame.state.hash()), frame.reason);
         }
-        let gave_up = !stack.is_empty();
-        let Some(mut best) = self.best else { return Verdict::Linearizable { work: self.work } };
-        best.work = self.work;
-        if gave_up { Verdict::GaveUp(Box::new(best)) } else { Verdict::NotLinearizable(Box::new(best)) }
+        Some(false)
     }
 
     /// Finds more ways on, with one more call before the next one than at the last time. False: there are none.
@@ -183,7 +224,12 @@ impl<'a> Search<'a> {
         };
         let mut longer = Vec::new();
         for step in &tried {
-            for call in self.relatives(frame, step, next) {
+            let relatives = self.relatives(frame, step, next);
+            if step.calls.len() == self.early_max {
+                self.cut |= !relatives.is_empty();
+                continue;
+            }
+            for call in relatives {
                 if let Some(step) = self.extend(step, call)
                     && frame.seen.insert((self.set(&step.calls), step.state.hash()))
                 {
