@@ -134,7 +134,9 @@ impl FileLog {
                 && longest.end() > got.size_max()
             {
                 let (was, is) = (longest.end(), got.size_max());
-                lines.push(format!("{got} goes back: the file ends at {is}, and had {was} bytes for {longest}"));
+                lines.push(format!(
+                    "{got} goes back: the file ends at {is}, and had {was} bytes for {longest}"
+                ));
             }
         }
         lines
@@ -189,13 +191,16 @@ pub fn check_appends(log: &FileLog) -> Vec<String> {
         };
         match (log.gots.iter().find(misses), place) {
             (Some(got), _) => lines.push(format!("{put} was acknowledged, and {got} does not show it")),
-            (None, None) => lines.push(format!("{put} was acknowledged, and nobody read to the end after that")),
+            (None, None) => {
+                lines.push(format!("{put} was acknowledged, and nobody read to the end after that"))
+            }
             (None, Some(_)) => {}
         }
     }
     for got in &log.gots {
         let inside = |place: &&Place<'_>| place.start < got.size_max() && got.size_max() < place.end;
-        if got.saw_end() && !got.bytes.is_empty()
+        if got.saw_end()
+            && !got.bytes.is_empty()
             && let Some(torn) = places.iter().find(inside)
         {
             lines.push(format!("{got} ends at {}, in the middle of {}", got.size_max(), torn.put));
@@ -244,7 +249,9 @@ fn places<'a>(log: &'a FileLog, content: &[u8], lines: &mut Vec<String>) -> Vec<
         match recognise(&content[at..]) {
             Ok((id, len)) => {
                 match (puts.get(&id), seen.insert(id, at)) {
-                    (_, Some(first)) => lines.push(format!("record {id} is there twice, at {first} and at {at}")),
+                    (_, Some(first)) => {
+                        lines.push(format!("record {id} is there twice, at {first} and at {at}"))
+                    }
                     (Some(put), None) if put.len == len => {
                         places.push(Place { put, start: at as u64, end: (at + len) as u64 });
                     }
@@ -338,8 +345,14 @@ mod tests {
 
     #[test]
     fn what_is_wrong_is_found() {
-        says(&verdict(bytes(&[(1, 1), (1, 2), (1, 2), (2, 1)])), "record 1:2 is there twice, at 100 and at 200");
-        says(&verdict(bytes(&[(1, 1), (2, 1)])), "record 1:2 of 100 bytes (0.000001ms/3..0.000001ms/4) was acknowledged");
+        says(
+            &verdict(bytes(&[(1, 1), (1, 2), (1, 2), (2, 1)])),
+            "record 1:2 is there twice, at 100 and at 200",
+        );
+        says(
+            &verdict(bytes(&[(1, 1), (2, 1)])),
+            "record 1:2 of 100 bytes (0.000001ms/3..0.000001ms/4) was acknowledged",
+        );
         says(&verdict(vec![]), "does not show it");
         says(&verdict(bytes(&[(1, 2), (1, 1), (2, 1)])), "record 1:1");
         says(&verdict(bytes(&[(2, 1), (1, 1), (1, 2)])), "is behind record 2:1");

@@ -86,7 +86,11 @@ fn meet(a: &Op, b: &Op) -> bool {
 
 impl fmt::Display for Explanation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(f, "{} of {} calls have an order; then no call can be next that lets this one return:", self.placed, self.calls)?;
+        writeln!(
+            f,
+            "{} of {} calls have an order; then no call can be next that lets this one return:",
+            self.placed, self.calls
+        )?;
         writeln!(f, "  {}", self.next_text)?;
         writeln!(f, "  here it would be {}", self.says)?;
         let list = |f: &mut fmt::Formatter<'_>, title: &str, lines: &[String]| {

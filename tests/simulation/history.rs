@@ -60,28 +60,78 @@ pub enum RenameFlag {
 /// One call on the filesystem, by root.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Op {
-    Mkdir { path: Path, mode: u32 },
-    Create { path: Path, exclusive: bool, mode: u32 },
-    Symlink { path: Path, target: Name },
-    Link { from: Path, to: Path },
-    Unlink { path: Path },
-    Rmdir { path: Path },
-    Rename { from: Path, to: Path, flag: RenameFlag },
-    Chmod { path: Path, mode: u32 },
-    SetXattr { path: Path, name: Name, value: Content },
-    Truncate { path: Path, size: u64 },
+    Mkdir {
+        path: Path,
+        mode: u32,
+    },
+    Create {
+        path: Path,
+        exclusive: bool,
+        mode: u32,
+    },
+    Symlink {
+        path: Path,
+        target: Name,
+    },
+    Link {
+        from: Path,
+        to: Path,
+    },
+    Unlink {
+        path: Path,
+    },
+    Rmdir {
+        path: Path,
+    },
+    Rename {
+        from: Path,
+        to: Path,
+        flag: RenameFlag,
+    },
+    Chmod {
+        path: Path,
+        mode: u32,
+    },
+    SetXattr {
+        path: Path,
+        name: Name,
+        value: Content,
+    },
+    Truncate {
+        path: Path,
+        size: u64,
+    },
     /// All bytes behind the last one, in one moment.
-    Append { path: Path, bytes: Content },
+    Append {
+        path: Path,
+        bytes: Content,
+    },
     /// The bytes instead of all there were, in one moment. The file exists.
-    WriteAll { path: Path, bytes: Content },
+    WriteAll {
+        path: Path,
+        bytes: Content,
+    },
     /// What the name leads to, and no more than that.
-    Lookup { path: Path },
+    Lookup {
+        path: Path,
+    },
     /// The attributes, of a symlink its own.
-    Stat { path: Path },
-    Readdir { path: Path },
-    Readlink { path: Path },
-    GetXattr { path: Path, name: Name },
-    ReadAll { path: Path },
+    Stat {
+        path: Path,
+    },
+    Readdir {
+        path: Path,
+    },
+    Readlink {
+        path: Path,
+    },
+    GetXattr {
+        path: Path,
+        name: Name,
+    },
+    ReadAll {
+        path: Path,
+    },
 }
 
 impl Op {
@@ -198,7 +248,10 @@ pub struct Moment {
 /// How a call ended for its client.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum End {
-    Done { at: Moment, outcome: Outcome },
+    Done {
+        at: Moment,
+        outcome: Outcome,
+    },
     /// The client gave up or was killed.
     Unknown,
 }
@@ -403,7 +456,10 @@ mod tests {
         );
         history.done(call, 2_000_000, Err(Errno::Exists));
         let text = history.calls()[0].to_string();
-        assert!(text.ends_with("1.500000ms/1..2.000000ms/2: rename #7/a to /x/y NoReplace => Exists"), "{text}");
+        assert!(
+            text.ends_with("1.500000ms/1..2.000000ms/2: rename #7/a to /x/y NoReplace => Exists"),
+            "{text}"
+        );
         let again: History = history.calls().iter().cloned().collect();
         assert_eq!(again.order, 2);
     }
