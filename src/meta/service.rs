@@ -17,7 +17,7 @@ use super::peers::Peers;
 use super::prepare::client_op;
 use super::proposer::Proposer;
 use super::quorum::{self, Quorum};
-use super::raft::Consensus;
+use super::raft::{self, Consensus};
 use super::state::State;
 use crate::namespace::{self, BlockUse, Op, View, ViewError};
 use crate::net::{Handler, PeerInfo, Reply, Request};
@@ -180,7 +180,9 @@ impl Service {
         self.counts.leader_rounds.fetch_add(1, Ordering::Relaxed);
         match self.consensus.leader() {
             Some(leader) if leader.node == self.node => self.consensus.read_index().await.map_err(Into::into),
-            Some(leader) => self.peers.read_index(leader.node, LEADER_PATIENCE).await,
+            Some(leader) => {
+                self.while_leading(leader, self.peers.read_index(leader.node, LEADER_PATIENCE)).await
+            }
             None => Err(RpcError::NoLeader),
         }
     }
@@ -376,7 +378,9 @@ impl Service {
                 Some(leader) => {
                     self.counts.forwarded.fetch_add(1, Ordering::Relaxed);
                     let left = deadline.saturating_duration_since(runtime::now());
-                    match self.peers.forward(leader.node, bytes.clone(), left.min(LEADER_PATIENCE)).await {
+                    let patience = left.min(LEADER_PATIENCE);
+                    let asked = self.peers.forward(leader.node, bytes.clone(), patience);
+                    match self.while_leading(leader, asked).await {
                         Ok(reply) => {
                             return codec::decode(&reply)
                                 .map_err(|e| RpcError::Internal { reason: e.to_string() });
@@ -391,6 +395,21 @@ impl Service {
             }
             tracing::debug!(error = %failed, "the leader did not answer: looking for the next");
             runtime::sleep(LEADER_POLL).await;
+        }
+    }
+
+    /// Waits for what `leader` was asked until another one leads: one that has fallen silent is replaced long before it would be
+    /// given up.
+    async fn while_leading<T>(
+        &self,
+        leader: raft::Leader,
+        asked: impl Future<Output = Result<T, RpcError>>,
+    ) -> Result<T, RpcError> {
+        let mut known = self.consensus.watch_leader();
+        // Dropped, an update may have been taken all the same: it has an id, and is sent again with it.
+        tokio::select! {
+            reply = asked => reply,
+            Ok(_) = known.wait_for(|now| now.is_some_and(|now| now != leader)) => Err(RpcError::LeaderLost),
         }
     }
 
