@@ -16,7 +16,9 @@ step formatting
 cargo fmt --check
 
 step lints
-cargo clippy --all-targets --locked -- -D warnings
+cargo clippy --all-targets --all-features --locked -- -D warnings
+# What ships has no simulation in it.
+cargo clippy --lib --bins --locked -- -D warnings
 
 step scripts
 if has shellcheck; then

@@ -3,7 +3,7 @@
 //! Only with the feature `simulation`: `tests/simulation` makes a [`Network`] for its thread; `socket` finds it there and hands out
 //! its streams in place of TCP's. Holds: what a connection carries arrives in order or not at all, as with TCP; what is lost on the
 //! way comes later, and a peer that nothing comes back from is given up after the silence its socket allows; a killed process has
-//! its connections closed by its kernel, a machine without power answers nothing. All that is drawn comes from the seed.
+//! its connections closed by its kernel, a machine without power answers nothing. All that is drawn is drawn by `runtime`.
 //!
 //! Files in reading order: this one (the handle), `world` (hosts, links, what time brings), `connection` (both ends of one), `stream`
 //! (what the rest of `net` holds).
@@ -44,8 +44,8 @@ pub struct Network {
 impl Network {
     /// A network without hosts, from now on that of this thread.
     #[must_use]
-    pub fn install(seed: u64) -> Self {
-        let network = Self { world: Arc::new(Mutex::new(World::new(seed))) };
+    pub fn install() -> Self {
+        let network = Self { world: Arc::new(Mutex::new(World::new())) };
         NETWORK.set(Some(network.clone()));
         network
     }

@@ -170,8 +170,8 @@ impl WriteHalf {
         let mut world = self.0.world.lock();
         let whole: usize = parts.iter().map(|part| part.len()).sum();
         let mut len = whole.min(PIECE_MAX);
-        if len > 1 && world.draw(SHORT_WRITES) == 0 {
-            len = 1 + world.draw(len);
+        if len > 1 && World::draw(SHORT_WRITES) == 0 {
+            len = 1 + World::draw(len);
         }
         let Some(connection) = world.connections.get_mut(&self.0.id) else {
             return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));

@@ -8,11 +8,9 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::task::Waker;
 use std::time::Duration;
 
-use rand::rngs::StdRng;
-use rand::{RngExt, SeedableRng};
-
 use super::HostId;
 use super::connection::{Connection, End, Stage, WINDOW, What};
+use crate::runtime::random_below;
 use crate::types::NodeAddress;
 
 /// Time after which a lost packet is sent again, at least, in nanoseconds: Linux' smallest.
@@ -71,7 +69,6 @@ pub(super) struct World {
     pub(super) counts: NetworkCounts,
     cuts: BTreeSet<(HostId, HostId)>,
     next: u64,
-    dice: StdRng,
 }
 
 fn nanos(duration: Duration) -> u64 {
@@ -84,7 +81,7 @@ fn ip(host: HostId) -> IpAddr {
 }
 
 impl World {
-    pub(super) fn new(seed: u64) -> Self {
+    pub(super) fn new() -> Self {
         Self {
             now: 0,
             current: 0,
@@ -98,7 +95,6 @@ impl World {
             counts: NetworkCounts::default(),
             cuts: BTreeSet::new(),
             next: 0,
-            dice: StdRng::seed_from_u64(seed),
         }
     }
 
@@ -113,8 +109,8 @@ impl World {
     }
 
     /// Draws below `bound`, which is above zero.
-    pub(super) fn draw(&mut self, bound: usize) -> usize {
-        self.dice.random_range(0..bound)
+    pub(super) fn draw(bound: usize) -> usize {
+        usize::try_from(random_below(bound as u64)).unwrap_or(0)
     }
 
     /// When what is sent now arrives.
@@ -123,10 +119,10 @@ impl World {
             return self.now;
         }
         let (least, most) = (nanos(self.quality.latency_min), nanos(self.quality.latency_max));
-        let latency = self.dice.random_range(least..=most.max(least));
-        let is_lost = self.quality.lost_of_1000 > self.dice.random_range(0..1000);
+        let latency = least + random_below(most.saturating_sub(least) + 1);
+        let is_lost = u64::from(self.quality.lost_of_1000) > random_below(1000);
         self.counts.lost += u64::from(is_lost);
-        let again = if is_lost { self.dice.random_range(RESEND_AFTER..RESEND_AFTER * 3) } else { 0 };
+        let again = if is_lost { RESEND_AFTER + random_below(RESEND_AFTER * 2) } else { 0 };
         self.now + latency + again
     }
 
@@ -344,7 +340,7 @@ impl World {
     pub(super) fn reset_some(&mut self, count: usize) -> Vec<Waker> {
         let mut woken = Vec::new();
         for _ in 0..count.min(self.connections.len()) {
-            let nth = self.draw(self.connections.len());
+            let nth = Self::draw(self.connections.len());
             if let Some(connection) = self.connections.values_mut().nth(nth)
                 && connection.stage == Stage::Open
             {
@@ -363,7 +359,7 @@ impl World {
         self.hosts[host].ports.clear();
         let ids: Vec<u64> = self.connections.keys().copied().collect();
         for id in ids {
-            let resets = waiting.contains(&id) || self.draw(2) == 0;
+            let resets = waiting.contains(&id) || Self::draw(2) == 0;
             for this in [0, 1] {
                 let Some(end) = self.connections.get(&id).map(|c| (c.ends[this].host, c.ends[1 - this].host))
                 else {

@@ -1,0 +1,72 @@
+//! Every block that an extent refers to is whole on as many data servers as the write rule asks, byte by byte.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use pohmelfs::client::Client;
+use pohmelfs::types::{BlockRef, NodeId};
+use pohmelfs::wire::message::{DataReply, DataRequest, MetaReply, MetaRequest, ReplicaState};
+
+const PATIENCE: Duration = Duration::from_secs(60);
+/// Blocks of one question.
+const PAGE: u32 = 256;
+/// Replicas that were durable before the extent was committed, at least (`durable_min`).
+const DURABLE_MIN: usize = 2;
+
+/// Asks for all blocks, and every member of their groups for its replicas.
+pub async fn broken(client: &Client) -> Vec<String> {
+    let mut problems = Vec::new();
+    let mut after = None;
+    loop {
+        let request = MetaRequest::Blocks { node: None, after, limit: PAGE };
+        let (blocks, next) = match client.request(&request, PATIENCE).await {
+            Ok(MetaReply::Blocks { blocks, next }) => (blocks, next),
+            other => return vec![format!("the list of blocks was answered {other:?}")],
+        };
+        problems.extend(broken_of(client, &blocks).await);
+        match next {
+            Some(next) => after = Some(next),
+            None => return problems,
+        }
+    }
+}
+
+async fn broken_of(client: &Client, blocks: &[BlockRef]) -> Vec<String> {
+    let map = match client.refresh_map().await {
+        Ok(map) => map,
+        Err(error) => return vec![format!("no cluster map: {error}")],
+    };
+    let mut of_node: BTreeMap<NodeId, Vec<BlockRef>> = BTreeMap::new();
+    let mut problems = Vec::new();
+    for block in blocks {
+        match map.groups.get(&block.group) {
+            Some(group) => group.members.iter().for_each(|m| of_node.entry(*m).or_default().push(*block)),
+            None => problems.push(format!("block {}: its group {} is not in the map", block.id, block.group)),
+        }
+    }
+    let mut good: BTreeMap<_, Vec<NodeId>> = BTreeMap::new();
+    for (node, blocks) in of_node {
+        let request = DataRequest::Verify { blocks: blocks.clone(), deep: true };
+        match client.ask_data(node, &request, PATIENCE).await {
+            Ok(DataReply::Verified(states)) if states.len() == blocks.len() => {
+                for (block, state) in blocks.iter().zip(states) {
+                    if state == ReplicaState::Good {
+                        good.entry(block.id).or_default().push(node);
+                    }
+                }
+            }
+            other => problems.push(format!("{node} answered {other:?} to Verify")),
+        }
+    }
+    for block in blocks {
+        let replicas = good.get(&block.id).map_or(0, Vec::len);
+        if replicas < DURABLE_MIN {
+            problems.push(format!(
+                "block {} has {replicas} good replicas, at {:?}",
+                block.id,
+                good.get(&block.id)
+            ));
+        }
+    }
+    problems
+}
