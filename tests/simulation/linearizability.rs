@@ -57,11 +57,14 @@ pub fn check_within(history: &History, start: &Model, work_max: u64) -> Verdict 
     Search::new(history.calls()).run(start, work_max)
 }
 
-/// How many calls may be placed before the one that must be next, and until which share of the work this is kept up.
+/// The searches that are made one after the other: how many calls may be placed before the one that must be next, whether the
+/// newest of them are tried first, and until which share of the work.
 ///
 /// Where many calls about few names were never answered, hundreds of rows of them could come before each call. An order that
-/// needs only short ones is found first; that there is none is known only when all were tried.
-const WIDTHS: [(usize, u64); 4] = [(1, 64), (2, 16), (4, 4), (usize::MAX, 1)];
+/// needs only short ones is found first; and a search that has taken a bad turn early is better begun anew in another way. That
+/// there is no order is known only when all rows were tried.
+const PASSES: [(usize, bool, u64); 6] =
+    [(1, false, 64), (1, true, 32), (2, false, 16), (2, true, 8), (4, false, 4), (usize::MAX, false, 1)];
 
 /// An empty root, prepared for the paths of this history.
 pub fn empty_root(history: &History, mode: u32) -> Model {
@@ -88,6 +91,7 @@ struct Search<'a> {
     work_max: u64,
     /// So many calls may come before a next one.
     early_max: usize,
+    newest_first: bool,
     /// More were left out.
     cut: bool,
     best: Option<Explanation>,
@@ -144,6 +148,7 @@ impl<'a> Search<'a> {
             work: 0,
             work_max: 0,
             early_max: 0,
+            newest_first: false,
             cut: false,
             best: None,
         }
@@ -151,8 +156,9 @@ impl<'a> Search<'a> {
 
     fn run(mut self, start: &Model, work_max: u64) -> Verdict {
         let mut gave_up = false;
-        for (early_max, share) in WIDTHS {
-            (self.early_max, self.work_max, self.cut) = (early_max, work_max / share, false);
+        for (early_max, newest_first, share) in PASSES {
+            (self.early_max, self.newest_first) = (early_max, newest_first);
+            (self.work_max, self.cut) = (work_max / share, false);
             self.failed.clear();
             self.path.clear();
             self.placed.fill(false);
@@ -269,6 +275,9 @@ impl<'a> Search<'a> {
             rest = far;
         }
         frame.reason.add(&family);
+        if self.newest_first {
+            relatives.sort_by_key(|call| std::cmp::Reverse(self.calls[*call].invoked));
+        }
         relatives.sort_by_key(|call| self.calls[*call].returned().is_none());
         relatives
     }
