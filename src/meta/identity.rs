@@ -60,13 +60,6 @@ impl Identity {
                      the disk that belongs there"
                 ));
             }
-            // It may have been made by a start that was cut short.
-            match disk.sync_parent(dir) {
-                // Then it was made by somebody else.
-                Err(e) if e.kind() == io::ErrorKind::PermissionDenied => {}
-                synced => synced
-                    .map_err(|e| StoreError::new(format!("syncing the name of {}", dir.display()), e))?,
-            }
             let new = Self { disk, dir: dir.to_owned(), node, cluster: None };
             new.write()?;
             return Ok(new);

@@ -161,9 +161,7 @@ impl State {
     pub fn open(config: StateConfig) -> Result<Self, StoreError> {
         let dir = &config.dir;
         let disk = &config.disk;
-        disk.make_dirs(dir)
-            .and_then(|()| disk.sync_parent(dir))
-            .map_err(|e| StoreError::new(format!("making {}", dir.display()), e))?;
+        disk.make_dirs(dir).map_err(|e| StoreError::new(format!("making {}", dir.display()), e))?;
         let lock = DirLock::take(&**disk, dir)?;
         let snapshots = Snapshots::open(disk.clone(), dir.join("snapshots"))?;
         let boot = config.boot_id.clone().unwrap_or_else(|| disk.boot_id());

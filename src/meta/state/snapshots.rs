@@ -29,7 +29,6 @@ impl Snapshots {
     pub(super) fn open(disk: Arc<dyn Disk>, dir: PathBuf) -> Result<Self, StoreError> {
         let failed = |e: std::io::Error| StoreError::new(format!("opening {}", dir.display()), e);
         disk.make_dirs(&dir).map_err(failed)?;
-        disk.sync_parent(&dir).map_err(failed)?;
         for entry in disk.list(&dir).map_err(failed)? {
             if entry.name.to_string_lossy().ends_with(TEMPORARY) {
                 disk.unlink(&dir.join(entry.name)).map_err(failed)?;

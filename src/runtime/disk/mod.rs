@@ -158,21 +158,24 @@ pub trait Disk: Send + Sync + fmt::Debug + 'static {
     /// What the system says.
     fn make_dir(&self, path: &Path) -> io::Result<()>;
 
-    /// Makes a directory and those it lies in, as far as they are missing; the names of those are durable then.
+    /// Makes a directory and those it lies in, as far as they are missing; its name and theirs are durable then.
     ///
     /// # Errors
     /// What the system says.
     fn make_dirs(&self, path: &Path) -> io::Result<()> {
-        match self.make_dir(path) {
-            Ok(()) => {}
-            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => return Ok(()),
-            Err(e) if e.kind() == io::ErrorKind::NotFound => {
-                self.make_dirs(path.parent().ok_or(e)?)?;
-                self.make_dir(path)?;
+        if self.canonical(path).is_err() {
+            // First, and durably: so a directory that exists never lies in one whose name may be lost.
+            if let Some(parent) = path.parent().filter(|parent| !parent.as_os_str().is_empty()) {
+                self.make_dirs(parent)?;
             }
-            Err(e) => return Err(e),
+            self.make_dir(path)?;
         }
-        self.sync_parent(path)
+        // Of one that exists as well: who made it may have ended before it could.
+        match self.sync_parent(path) {
+            // Then it was made by somebody else.
+            Err(e) if e.kind() == io::ErrorKind::PermissionDenied => Ok(()),
+            synced => synced,
+        }
     }
 
     /// Removes a directory with all in it; a crash may bring it back, or a part of it.

@@ -31,12 +31,12 @@ fn a_disk_does_what_the_system_does() {
         file.write_at(b"over", 12).unwrap();
         file.set_len(18).unwrap();
         file.sync().unwrap();
-        assert_eq!(disk.read(&dir.join("one")).unwrap(), b"\0\0\0\0\0\0\0\0\0\0beoverho");
+        assert_eq!(disk.read(&dir.join("one")).unwrap(), b"\0\0\0\0\0\0\0\0\0\0beover a");
         file.set_len(20).unwrap();
         assert_eq!(file.length().unwrap(), 20);
         let mut room = [1; 3];
         file.read_exact_at(&mut room, 17).unwrap();
-        assert_eq!(room, *b"o\0\0");
+        assert_eq!(room, *b"a\0\0");
         assert_eq!(
             file.read_exact_at(&mut room, 18).unwrap_err().kind(),
             io::ErrorKind::UnexpectedEof,

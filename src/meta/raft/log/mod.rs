@@ -161,7 +161,6 @@ impl Log {
             ),
             _ => io_error("taking the lock in", dir)(e),
         })?;
-        disk.sync_parent(dir).map_err(io_error("syncing the name of", dir))?;
 
         let found = scan::scan(&*disk, dir, boot)?;
         let mut state = State {
