@@ -163,6 +163,8 @@ impl Log {
         })?;
 
         let found = scan::scan(&*disk, dir, boot)?;
+        // A process that ended between naming a segment and this left a name that a crash may take back.
+        disk.sync_dir(dir).map_err(io_error("syncing", dir))?;
         let mut state = State {
             hard: found.hard,
             first: found.first,
