@@ -65,6 +65,7 @@ fn decide(txn: &mut Txn<'_>, command: &Command) -> Step<UpdateReply> {
         },
         Op::Found { .. } => Err(FsError::Exists.into()),
         Op::PutMeta(meta) => ops::nodes::put_meta(txn, meta),
+        Op::RemoveMeta(node) => ops::nodes::remove_meta(txn, *node),
         Op::RegisterData(spec) => ops::nodes::register(txn, at, spec),
         Op::Report(reports) => ops::nodes::report(txn, reports),
         Op::SetNodeState { node, state } => ops::nodes::set_state(txn, at, *node, *state),

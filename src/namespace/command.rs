@@ -64,6 +64,8 @@ pub enum Op {
     FreeOrphans(Vec<InodeId>),
     /// Blocks whose replicas every member of their group has deleted (or that were given up): leave the reclaim queue.
     Reclaimed(Vec<BlockId>),
+    /// A metadata server is none any more: it leaves the cluster map.
+    RemoveMeta(NodeId),
 }
 
 impl Op {

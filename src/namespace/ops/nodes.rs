@@ -77,6 +77,16 @@ pub(crate) fn put_meta(txn: &mut Txn<'_>, meta: &MetaNode) -> Step<UpdateReply> 
     Ok(UpdateReply::Done)
 }
 
+/// Its id may not come back, which consensus sees to; its name may.
+pub(crate) fn remove_meta(txn: &mut Txn<'_>, node: NodeId) -> Step<UpdateReply> {
+    let key = keys::meta_node(node);
+    if txn.records.get(&key)?.is_some() {
+        txn.records.delete(&key)?;
+        map_changed(txn)?;
+    }
+    Ok(UpdateReply::Done)
+}
+
 /// A data server is new, or back. One that is being drained stays so: a restart is not the operator's change of mind.
 pub(crate) fn register(txn: &mut Txn<'_>, at: Timestamp, spec: &NodeSpec) -> Step<UpdateReply> {
     let key = keys::data_node(spec.node);
@@ -221,6 +231,28 @@ mod tests {
         let removed = Op::SetNodeState { node: NodeId(11), state: NodeState::Removed };
         assert!(bench.command(removed).is_ok());
         assert_eq!(bench.command(Op::RegisterData(node_spec(11))), Err(FsError::NodeConflict));
+    }
+
+    /// A client learns by the epoch that a metadata server is gone; who takes its place may have its name.
+    #[test]
+    fn a_metadata_server_leaves_the_map() {
+        let mut bench = Bench::new();
+        let address = NodeAddress("m:1".into());
+        let meta = |node| MetaNode {
+            node: NodeId(node),
+            name: "m".into(),
+            address: address.clone(),
+            http: address.clone(),
+        };
+        assert!(bench.command(Op::PutMeta(meta(1))).is_ok());
+        assert_eq!(bench.command(Op::PutMeta(meta(4))), Err(FsError::NodeConflict));
+        let before = map(&bench.view).unwrap().epoch;
+        assert!(bench.command(Op::RemoveMeta(NodeId(1))).is_ok());
+        assert!(bench.command(Op::RemoveMeta(NodeId(1))).is_ok());
+        let now = map(&bench.view).unwrap();
+        assert!(now.epoch == before.next() && now.meta.is_empty());
+        assert!(bench.command(Op::PutMeta(meta(4))).is_ok());
+        assert_eq!(check(&bench.view).unwrap(), Vec::<String>::new());
     }
 
     #[test]
