@@ -56,12 +56,15 @@ fn table(document: &str, head: &str) -> Vec<(String, String)> {
 fn positions_of_variants_are_those_of_the_sources() {
     let document = document();
     let (message, update) = (read("src/wire/message.rs"), read("src/types/update.rs"));
+    let members = read("src/wire/members.rs");
     let enums = [
         (&message, "MetaRequest", "| position | `MetaRequest` |"),
         (&message, "MetaReply", "| position | `MetaReply` |"),
         (&message, "PeerRequest", "| position | `PeerRequest` |"),
         (&message, "DataRequest", "| position | `DataRequest` |"),
         (&message, "DataReply", "| position | `DataReply` |"),
+        (&members, "MembersRequest", "| position | `MembersRequest` |"),
+        (&members, "Refusal", "| position | `Refusal` |"),
         (&update, "Update", "| position | `Update` |"),
         (&update, "UpdateReply", "| position | `UpdateReply` |"),
         (&update, "Query", "| position | `Query` |"),

@@ -5,6 +5,7 @@
 
 mod bench;
 mod check;
+mod cluster;
 mod connect;
 mod fs;
 mod health;
@@ -90,6 +91,8 @@ Examples:
     Data(ServeArgs),
     /// Show the whole cluster: health, servers, groups, space
     Status(status::StatusArgs),
+    /// Add, replace and remove metadata servers while the cluster serves, and choose who leads
+    Cluster(cluster::ClusterArgs),
     /// Mount the filesystem on a directory, for any program
     Mount(mount::MountArgs),
     /// Unmount it
@@ -205,6 +208,7 @@ fn run(cli: Cli) -> Result<ExitCode, Failure> {
         Command::Meta(args) => serve::meta(&global, &args),
         Command::Data(args) => serve::data(&global, &args),
         Command::Status(args) => tool(&global, status::run(&global, &args)),
+        Command::Cluster(args) => tool(&global, cluster::run(&global, &args)),
         Command::Mount(args) => mount::run(&global, &args),
         Command::Umount(args) => tool(&global, mount::umount(&args)),
         Command::Stats(args) => tool(&global, mount::stats(&args)),

@@ -70,7 +70,8 @@ pub(super) async fn run(global: &Global, args: &StatusArgs) -> Result<ExitCode, 
     }
 }
 
-fn channels(servers: &[NodeAddress]) -> Vec<(NodeAddress, Channel)> {
+/// Channels to metadata servers, for a tool.
+pub(super) fn channels(servers: &[NodeAddress]) -> Vec<(NodeAddress, Channel)> {
     let hello = Hello::new(Role::Client, "pohmelfs status");
     let open = |a: &NodeAddress| {
         (a.clone(), Channel::new(a.clone(), hello.clone(), Class::Metadata, ChannelOptions::default()))
@@ -79,7 +80,7 @@ fn channels(servers: &[NodeAddress]) -> Vec<(NodeAddress, Channel)> {
 }
 
 /// The first answer that knows a leader; else any answer.
-async fn ask(channels: &[(NodeAddress, Channel)]) -> Result<ClusterStatus, Failure> {
+pub(super) async fn ask(channels: &[(NodeAddress, Channel)]) -> Result<ClusterStatus, Failure> {
     let request = codec::encode(&MetaRequest::Status).map_err(Failure::new)?;
     let mut answers: FuturesUnordered<_> =
         channels.iter().map(|(a, c)| ask_one(a, c, request.clone())).collect();
@@ -155,7 +156,7 @@ fn render(status: &ClusterStatus, color: bool) -> String {
     out
 }
 
-fn table(header: &[&str], color: bool) -> Table {
+pub(super) fn table(header: &[&str], color: bool) -> Table {
     let mut table = Table::new();
     table.load_style(presets::NOTHING).set_header(header.iter().map(|h| Cell::new(h.to_uppercase())));
     if !color {
@@ -164,33 +165,37 @@ fn table(header: &[&str], color: bool) -> Table {
     table
 }
 
-fn number(value: impl ToString) -> Cell {
+pub(super) fn number(value: impl ToString) -> Cell {
     Cell::new(value.to_string()).set_alignment(CellAlignment::Right)
 }
 
-fn known<T: ToString>(value: Option<T>) -> Cell {
+pub(super) fn known<T: ToString>(value: Option<T>) -> Cell {
     value.map_or_else(|| number("-"), number)
 }
 
-fn colored(word: &str, good: bool, color: bool) -> Cell {
+pub(super) fn colored(word: &str, good: bool, color: bool) -> Cell {
     let cell = Cell::new(word);
     if color { cell.fg(if good { Color::Green } else { Color::Red }) } else { cell }
 }
 
 fn meta_table(status: &ClusterStatus, color: bool) -> Table {
-    let header =
-        ["meta", "node", "state", "address", "http", "term", "log", "applied", "snapshot", "req/s", "memory"];
+    let header = [
+        "meta", "node", "role", "state", "address", "http", "term", "log", "lag", "applied", "snapshot",
+        "req/s", "memory",
+    ];
     let mut table = table(&header, color);
     for m in &status.meta {
         let state = if m.reachable { m.raft_state.as_str() } else { "unreachable" };
         table.add_row(vec![
             Cell::new(&m.name),
             number(m.node),
+            Cell::new(if m.role.is_empty() { "-" } else { &m.role }),
             colored(state, m.reachable, color),
             Cell::new(&m.address),
             Cell::new(&m.http),
             known(m.term),
             known(m.last_log),
+            known(m.lag),
             known(m.applied),
             known(m.snapshot),
             known(m.request_rate.map(|r| format!("{r:.0}"))),

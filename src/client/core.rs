@@ -38,7 +38,7 @@ const UNSETTLED_PAUSE: Duration = Duration::from_millis(500);
 pub(super) struct Core {
     pub(super) options: ClientOptions,
     /// The runtime that the client was made in: calls may come from others.
-    home: Handle,
+    pub(super) home: Handle,
     pub(super) servers: MetaServers,
     beside: Beside,
     pub(super) data: DataServers,

@@ -13,7 +13,7 @@ use parking_lot::{Mutex, RwLock};
 
 use crate::net::{Channel, ChannelOptions};
 use crate::runtime::{self, Instant, Rounds, RuntimeId, current_runtime};
-use crate::types::{ClusterId, ClusterMap, InodeId, LogIndex, NodeAddress, NodeId, codec};
+use crate::types::{ClusterId, ClusterMap, InodeId, LogIndex, MetaNode, NodeAddress, NodeId, codec};
 use crate::wire::message::{MetaReply, MetaRequest, kind};
 use crate::wire::{Class, Hello, Role, RpcError};
 
@@ -220,6 +220,8 @@ pub(super) struct MetaServers {
     channel_count: usize,
     spread: Spread,
     given: Vec<NodeAddress>,
+    /// Voters that there are, by the newest map; 0: not known.
+    voter_count: AtomicUsize,
     list: RwLock<Arc<Vec<Arc<MetaServer>>>>,
     turn: AtomicUsize,
     /// Who leads, as a server said lately; 0: not known. It may be somebody else by now.
@@ -244,6 +246,7 @@ impl MetaServers {
             channel_count: options.channel_count,
             spread: options.spread,
             given,
+            voter_count: AtomicUsize::new(0),
             list: RwLock::new(Arc::new(list)),
             turn: AtomicUsize::new(0),
             leader: AtomicU64::new(0),
@@ -327,10 +330,14 @@ impl MetaServers {
         let healthy = || (0..list.len()).map(at).filter(|s| !s.is_suspect());
         let asked = healthy().next()?.clone();
         let cluster = asked.cluster()?;
+        // A given address that never answered may be that of nobody.
+        let others = match self.voter_count.load(Ordering::Relaxed) {
+            0 => list.len() / 2,
+            voters => voters / 2,
+        };
         let beside = healthy().skip(1).filter(|s| s.cluster() == Some(cluster));
-        let witnesses: Vec<_> =
-            beside.filter_map(|s| Some((s.node()?, s.clone()))).take(list.len() / 2).collect();
-        (witnesses.len() == list.len() / 2).then_some(Majority { asked, witnesses })
+        let witnesses: Vec<_> = beside.filter_map(|s| Some((s.node()?, s.clone()))).take(others).collect();
+        (witnesses.len() == others).then_some(Majority { asked, witnesses })
     }
 
     /// A pinned client leaves the server its call began at; others' calls that noticed already have moved on.
@@ -343,8 +350,8 @@ impl MetaServers {
         }
     }
 
-    /// Takes in the servers of a new map that the given addresses do not reach. Given addresses stay: a map may
-    /// name hosts that only the cluster's own network resolves.
+    /// Takes in the servers of a new map that are not known yet, and lets go of those that are none any more. A given address stays
+    /// for as long as it is not known to be such a one's: a map may name hosts that only the cluster's own network resolves.
     pub(super) fn learn(&self, map: &ClusterMap) {
         let mut list = self.list.write();
         let mut hello = self.hello.lock().clone();
@@ -354,28 +361,33 @@ impl MetaServers {
             // Connections that are still to be made do not stay with a stranger that they meet first.
             list.iter().for_each(|server| server.set_cluster(map.cluster));
         }
+        self.voter_count.store(map.meta.len(), Ordering::Relaxed);
+        let is_gone = |s: &Arc<MetaServer>| {
+            let named = map.meta.values().any(|meta| meta.address == s.address);
+            !named && !map.meta.is_empty() && s.node().is_some_and(|node| !map.meta.contains_key(&node))
+        };
         let mut new: Vec<Arc<MetaServer>> =
-            list.iter().filter(|s| self.given.contains(&s.address)).cloned().collect();
-        if new.len() < map.meta.len() {
-            for meta in map.meta.values() {
-                let known = |s: &Arc<MetaServer>| s.address == meta.address || s.node() == Some(meta.node);
-                if new.iter().any(known) {
-                    continue;
-                }
-                let kept = list.iter().find(|s| s.address == meta.address).cloned();
-                new.push(kept.unwrap_or_else(|| {
-                    Arc::new(MetaServer::new(meta.address.clone(), &hello, self.channel_count))
-                }));
-            }
+            list.iter().filter(|s| self.given.contains(&s.address) && !is_gone(s)).cloned().collect();
+        let known =
+            |s: &Arc<MetaServer>, meta: &MetaNode| s.address == meta.address || s.node() == Some(meta.node);
+        let missing: Vec<_> = map.meta.values().filter(|meta| !new.iter().any(|s| known(s, meta))).collect();
+        // They may be the ones that are given and have not said yet who they are; `workers` looks again when they have.
+        let may_be = new.iter().filter(|s| s.node().is_none() && !s.is_suspect()).count();
+        for meta in missing.into_iter().skip(may_be) {
+            let kept = list.iter().find(|s| s.address == meta.address).cloned();
+            new.push(kept.unwrap_or_else(|| {
+                Arc::new(MetaServer::new(meta.address.clone(), &hello, self.channel_count))
+            }));
         }
-        *list = Arc::new(new);
+        if !new.is_empty() {
+            *list = Arc::new(new);
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::types::MetaNode;
 
     fn addresses(names: &[&str]) -> Vec<NodeAddress> {
         names.iter().map(|n| NodeAddress((*n).to_owned())).collect()
@@ -418,9 +430,27 @@ mod tests {
         }
         servers.learn(&map);
         assert_eq!(servers.list().len(), 3);
+        assert_eq!(servers.voter_count.load(Ordering::Relaxed), 3);
         map.meta.remove(&NodeId(1));
         map.meta.remove(&NodeId(2));
         servers.learn(&map);
         assert_eq!(servers.list()[0].address().0, "a:1");
+    }
+
+    /// All three given addresses may be other names of the three in the map, until they have failed to say who they are.
+    #[tokio::test]
+    async fn silent_addresses_make_room_for_those_of_the_map() {
+        let servers = MetaServers::new(&addresses(&["x:1", "y:1"]), &ClientOptions::default());
+        let mut map = ClusterMap::default();
+        for (node, address) in [(4, "d:1"), (5, "e:1")] {
+            let address = NodeAddress(address.into());
+            let meta = MetaNode { node: NodeId(node), name: String::new(), http: address.clone(), address };
+            map.meta.insert(meta.node, meta);
+        }
+        servers.learn(&map);
+        assert_eq!(servers.list().len(), 2);
+        assert!(servers.list().iter().all(|s| s.failed()));
+        servers.learn(&map);
+        assert_eq!(servers.list().len(), 4);
     }
 }

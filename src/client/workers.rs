@@ -197,5 +197,10 @@ async fn probe(core: Arc<Core>, stop: StopSignal) {
             () = stop.stopped() => return,
             _ = futures::future::join_all(ask) => {}
         }
+        // Now more is known of who they are. In the runtime that the client was made in: connections may be made.
+        {
+            let _home = core.home.enter();
+            core.servers.learn(&core.map());
+        }
     }
 }

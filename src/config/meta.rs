@@ -8,6 +8,9 @@ use serde::{Deserialize, Serialize};
 use super::{ConfigError, check_address, check_listen, check_name, check_node, check_range};
 use crate::types::{BLOCK_LEN_MAX, Layout, MetaNode, NodeAddress, NodeId};
 
+/// Servers of a cluster at most: as many as it may have members, and those that went before them.
+const PEERS_MAX: usize = 16;
+
 /// Configuration of a metadata server.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -29,9 +32,13 @@ pub struct MetaConfig {
     pub http_advertise: String,
     /// Where it keeps log, snapshots and database.
     pub directory: PathBuf,
-    /// The initial voters, this one among them; the same list on each of them. Read only when the cluster is first
-    /// started: later the membership is replicated state.
+    /// The initial voters, this one among them; the same list on each of them: together they make the cluster. Later the membership is
+    /// replicated state, and the list says where they are, should they have moved. With `join`: servers of the cluster to ask.
     pub peers: Vec<Peer>,
+    /// This server makes no cluster: with an empty directory it waits until `pohmelfs cluster add` makes it a member of the one that
+    /// `peers` belong to.
+    #[serde(default)]
+    pub join: bool,
     /// Replicas of each block of new files, 1 to 5.
     #[serde(default = "MetaConfig::default_replicas")]
     pub replicas: u8,
@@ -156,6 +163,7 @@ impl MetaConfig {
             http_advertise: "127.0.0.1:8001".to_owned(),
             directory: PathBuf::from("/var/lib/pohmelfs/meta-1"),
             peers: (1..=3).map(peer).collect(),
+            join: false,
             replicas: Self::default_replicas(),
             durable_min: Self::default_durable_min(),
             timers: MetaTimers::default(),
@@ -183,9 +191,20 @@ impl MetaConfig {
         )
     }
 
-    /// The initial voters as they stand in the first cluster map.
+    /// What it says of itself.
     #[must_use]
-    pub fn voters(&self) -> Vec<MetaNode> {
+    pub fn own(&self) -> MetaNode {
+        MetaNode {
+            node: self.node_id(),
+            name: self.name.clone(),
+            address: self.address(),
+            http: self.http_address(),
+        }
+    }
+
+    /// The metadata servers it is told of: the initial voters as they stand in the first cluster map, or whom to ask.
+    #[must_use]
+    pub fn servers(&self) -> Vec<MetaNode> {
         let voter = |peer: &Peer| MetaNode {
             node: NodeId(peer.node),
             name: peer.name.clone(),
@@ -209,7 +228,7 @@ impl MetaConfig {
         check_node("node", self.node)?;
         check_name("name", &self.name)?;
         // A server alone may take any free port, for nobody has to find it by its configuration.
-        let alone = self.peers.len() == 1;
+        let alone = self.peers.len() == 1 && !self.join;
         check_listen("listen", &self.listen, alone)?;
         if !self.advertise.is_empty() {
             check_address("advertise", &self.advertise, false)?;
@@ -242,9 +261,13 @@ impl MetaConfig {
 
     fn validate_peers(&self, alone: bool) -> Result<(), ConfigError> {
         let count = self.peers.len();
-        if ![1, 3, 5].contains(&count) {
+        if self.join && !(1..=PEERS_MAX).contains(&count) {
+            let allowed = format!("1 to {PEERS_MAX} servers of the cluster that this one is to join");
+            return Err(ConfigError::value("peers", format!("{count} entries"), allowed));
+        }
+        if !self.join && ![1, 3, 5].contains(&count) {
             let allowed = "a list of 1, 3 or 5 initial voters, this one among them (an even number survives no \
-                           more failures than one less)";
+                           more failures than one less); or set join = true for a server that is added later";
             return Err(ConfigError::value("peers", format!("{count} entries"), allowed));
         }
         let (mut ids, mut names, mut addresses) = (BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
@@ -266,10 +289,17 @@ impl MetaConfig {
             }
         }
         match self.peers.iter().find(|p| p.node == self.node) {
+            None if self.join => Ok(()),
+            Some(_) if self.join && count == 1 => {
+                let allowed = "other servers of the cluster that this one is to join (join = true)";
+                Err(ConfigError::value("peers", "this server alone", allowed))
+            }
             None => {
                 let ids: Vec<String> = ids.iter().map(u64::to_string).collect();
-                let allowed =
-                    format!("one of the ids in peers ({}): a server lists itself too", ids.join(", "));
+                let allowed = format!(
+                    "one of the ids in peers ({}): a server lists itself too, unless it is added later (join = true)",
+                    ids.join(", ")
+                );
                 Err(ConfigError::value("node", self.node, allowed))
             }
             Some(own) if own.name != self.name => {
@@ -355,7 +385,8 @@ mod tests {
     #[test]
     fn a_server_lists_itself() {
         let told = refused(|c| c.node = 9);
-        assert_eq!(told, "node = 9: must be one of the ids in peers (1, 2, 3): a server lists itself too");
+        let wanted = "node = 9: must be one of the ids in peers (1, 2, 3): a server lists itself too";
+        assert!(told.starts_with(wanted) && told.contains("join = true"), "{told}");
         refused_for("name", |c| c.name = "meta-2".into());
         refused_for("node", |c| c.node = 0);
         refused_for("name", |c| c.name = "a b".into());
@@ -366,6 +397,25 @@ mod tests {
         refused_for("peers", |c| c.peers.clear());
         let told = refused(|c| drop(c.peers.pop()));
         assert!(told.starts_with("peers = 2 entries: must be a list of 1, 3 or 5"), "{told}");
+    }
+
+    #[test]
+    fn a_server_that_is_added_later_lists_others() {
+        let with = |change: fn(&mut MetaConfig)| {
+            let mut config =
+                MetaConfig { node: 9, name: "meta-9".into(), join: true, ..MetaConfig::example() };
+            change(&mut config);
+            config.validate().map_err(|e| e.to_string())
+        };
+        assert_eq!(with(|_| {}), Ok(()));
+        assert_eq!(with(|c| drop(c.peers.pop())), Ok(()), "two are enough to ask");
+        assert_eq!(with(|c| (c.node, c.name) = (3, "meta-3".into())), Ok(()), "its disk is new");
+        assert!(with(|c| c.peers.clear()).is_err());
+        let told = with(|c| {
+            c.peers.truncate(1);
+            (c.node, c.name) = (1, "meta-1".into());
+        });
+        assert!(told.unwrap_err().contains("this server alone"));
     }
 
     #[test]

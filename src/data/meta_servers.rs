@@ -1,7 +1,7 @@
 //! The metadata servers a data server talks to, and asking them until one answers.
 //!
 //! `membership` and the workers call [`MetaServers::ask`]. Holds: each ask is bounded in time; a server that failed is
-//! asked last; the configured addresses are never given up, and those of the cluster map join them.
+//! asked last; the addresses of the cluster map join the configured ones, which are given up when their server was removed.
 //! Not here: what is asked and how often. Every request sent here may be sent twice.
 
 use std::sync::Arc;
@@ -67,8 +67,12 @@ impl MetaServers {
         let State { hello, given, channels } = &mut *state;
         let is_known =
             |c: &Channel, address: &NodeAddress, node| c.address() == address || c.peer_node() == Some(node);
-        channels
-            .retain(|c| given.contains(c.address()) || map.meta.values().any(|m| m.address == *c.address()));
+        let is_named = |c: &Channel| map.meta.values().any(|m| m.address == *c.address());
+        // Whoever was removed is a server of the cluster no more, whatever the configuration says.
+        let is_gone = |c: &Channel| {
+            !map.meta.is_empty() && c.peer_node().is_some_and(|node| !map.meta.contains_key(&node))
+        };
+        channels.retain(|c| is_named(c) || (given.contains(c.address()) && !is_gone(c)));
         for meta in map.meta.values() {
             if !channels.iter().any(|c| is_known(c, &meta.address, meta.node)) {
                 channels.push(open(&meta.address, hello));

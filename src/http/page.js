@@ -55,9 +55,9 @@ function show(c) {
   $("reasons").replaceChildren(...c.reasons.map((r) =>
     el("div", "reason " + (healthKind[r.health] || ""), r.what, el("span", "", r.hint))));
   $("meta").replaceChildren(...c.meta.map((m) => el("tr", "",
-    td("", link(m)),
+    td("", link(m)), td("", m.role || "-"),
     td("", m.reachable ? pill(m.raft_state || "?", m.raft_state === "leader" ? "ok" : "") : pill("unreachable", "bad")),
-    td("mono", m.address), td("n", num(m.term)), td("n", num(m.last_log)), td("n", num(m.applied)),
+    td("mono", m.address), td("n", num(m.term)), td("n", num(m.last_log)), td("n", num(m.lag)), td("n", num(m.applied)),
     td("n", num(m.snapshot)), td("n", num(m.request_rate)), td("n", bytes(m.resident_bytes)))));
   $("data").replaceChildren(...c.data.map((d) => el("tr", "",
     td("", link(d)), td("", pill(d.state, stateKind[d.state] || "")), td("mono", d.address), td("", d.domain),

@@ -17,7 +17,19 @@ pub(super) fn render(server: &ServerStatus) -> Markup {
             th class=[(i >= numbers_from).then_some("n")] { (name) }
         } } } }
     };
-    let meta = ["server", "raft", "address", "term", "log", "applied", "snapshot", "requests/s", "memory"];
+    let meta = [
+        "server",
+        "role",
+        "raft",
+        "address",
+        "term",
+        "log",
+        "lag",
+        "applied",
+        "snapshot",
+        "requests/s",
+        "memory",
+    ];
     let data = ["server", "state", "address", "domain", "space", "blocks", "in flight", "reads", "writes"];
     html! {
         (DOCTYPE)
@@ -43,7 +55,7 @@ pub(super) fn render(server: &ServerStatus) -> Markup {
                     div #reasons {}
                     div #cards .cards {}
                     h2 { "Metadata servers" }
-                    div .wrap { table { (columns(&meta, 3)) tbody #meta {} } }
+                    div .wrap { table { (columns(&meta, 4)) tbody #meta {} } }
                     h2 { "Data servers" }
                     div .wrap { table { (columns(&data, 5)) tbody #data {} } }
                 }

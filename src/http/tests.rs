@@ -66,6 +66,8 @@ impl StatusSource for Fake {
 
 fn cluster() -> ClusterStatus {
     let meta = |i: u64| MetaNodeStatus {
+        role: "voter".into(),
+        lag: (i != 3).then_some(0),
         node: NodeId(i),
         name: format!("meta-{i}"),
         address: format!("127.0.0.1:{}", 7000 + i),
@@ -112,6 +114,9 @@ fn cluster() -> ClusterStatus {
         meta: (1..=3).map(meta).collect(),
         data: (1..=3).map(data).collect(),
         groups: GroupTotals { count: 12, whole: 8, not_whole: 4, lost: 0 },
+        is_changing: false,
+        removed: vec![NodeId(9)],
+        warning: None,
         totals: Totals {
             total: 1 << 40,
             free: 1 << 39,

@@ -8,9 +8,10 @@ impl From<ConsensusError> for RpcError {
         match e {
             ConsensusError::NotLeader { .. } => Self::NoLeader,
             ConsensusError::LeaderLost { .. } => Self::LeaderLost,
-            ConsensusError::NoQuorum | ConsensusError::NotReady | ConsensusError::Behind { .. } => {
-                Self::NotReady { reason: e.to_string() }
-            }
+            ConsensusError::NoQuorum
+            | ConsensusError::NotReady
+            | ConsensusError::Changing
+            | ConsensusError::Behind { .. } => Self::NotReady { reason: e.to_string() },
             ConsensusError::TooLong { .. } => Self::Refused { reason: e.to_string() },
             ConsensusError::Stopped { applied: Applied::No, .. } => Self::Stopping,
             ConsensusError::Stopped { applied: Applied::Maybe, .. } => Self::LeaderLost,

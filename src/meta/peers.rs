@@ -1,18 +1,34 @@
 //! Channels to the other metadata servers, for what only the leader answers. Consensus has its own.
+//!
+//! Holds: they lead to the members as of the applied state once there are any (`worker` tells), before that to the configured servers;
+//! a configured address of a member goes before the one in the log, so a server may move.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
 use bytes::Bytes;
+use parking_lot::RwLock;
 
 use crate::net::{Channel, ChannelOptions};
 use crate::types::{ClusterId, LogIndex, NodeAddress, NodeId, codec};
-use crate::wire::message::{MetaReply, PeerRequest, kind};
+use crate::wire::message::{Introduction, MetaReply, PeerRequest, kind};
 use crate::wire::{Class, Hello, RpcError};
 
 /// The others.
 pub struct Peers {
+    own: NodeId,
+    configured: BTreeMap<NodeId, NodeAddress>,
+    state: RwLock<State>,
+}
+
+struct State {
+    hello: Hello,
     channels: BTreeMap<NodeId, Channel>,
+}
+
+fn open(node: NodeId, address: &NodeAddress, hello: &Hello) -> Channel {
+    let options = ChannelOptions { node: Some(node), ..ChannelOptions::default() };
+    Channel::new(address.clone(), hello.clone(), Class::Metadata, options)
 }
 
 impl Peers {
@@ -20,16 +36,27 @@ impl Peers {
     #[must_use]
     pub fn new(own: NodeId, addresses: &BTreeMap<NodeId, NodeAddress>, hello: &Hello) -> Self {
         let others = addresses.iter().filter(|(node, _)| **node != own);
-        let channel = |node: NodeId, address: &NodeAddress| {
-            let options = ChannelOptions { node: Some(node), ..ChannelOptions::default() };
-            Channel::new(address.clone(), hello.clone(), Class::Metadata, options)
-        };
-        Self { channels: others.map(|(node, address)| (*node, channel(*node, address))).collect() }
+        let channels = others.map(|(node, address)| (*node, open(*node, address, hello))).collect();
+        let state = RwLock::new(State { hello: hello.clone(), channels });
+        Self { own, configured: addresses.clone(), state }
+    }
+
+    /// From now on the others are these members. To be called inside a runtime.
+    pub fn follow(&self, members: &BTreeMap<NodeId, NodeAddress>) {
+        let mut state = self.state.write();
+        let State { hello, channels } = &mut *state;
+        channels.retain(|node, _| members.contains_key(node));
+        for (node, address) in members.iter().filter(|(node, _)| **node != self.own) {
+            let address = self.configured.get(node).unwrap_or(address);
+            if channels.get(node).is_none_or(|channel| channel.address() != address) {
+                channels.insert(*node, open(*node, address, hello));
+            }
+        }
     }
 
     /// Ids of the others.
-    pub fn ids(&self) -> impl Iterator<Item = NodeId> {
-        self.channels.keys().copied()
+    pub fn ids(&self) -> Vec<NodeId> {
+        self.state.read().channels.keys().copied().collect()
     }
 
     /// Passes an encoded request on; gives the encoded reply.
@@ -58,6 +85,29 @@ impl Peers {
         decode(&reply)
     }
 
+    /// Asks a member what it says of itself.
+    ///
+    /// # Errors
+    /// How the exchange failed.
+    pub async fn introduction(&self, of: NodeId, deadline: Duration) -> Result<Introduction, RpcError> {
+        let reply = self.call(of, &PeerRequest::Introduce, deadline).await?;
+        decode(&reply)
+    }
+
+    /// Asks whoever answers at `address`, which is to be `node`, what it says of itself.
+    ///
+    /// # Errors
+    /// How the exchange failed: among others that another node answers there, or one of another cluster.
+    pub async fn introduction_at(
+        &self,
+        node: NodeId,
+        address: &NodeAddress,
+        deadline: Duration,
+    ) -> Result<Introduction, RpcError> {
+        let channel = open(node, address, &self.state.read().hello);
+        decode(&call(&channel, &PeerRequest::Introduce, deadline).await?)
+    }
+
     /// Status of another metadata server, as its own status page shows it, in JSON.
     ///
     /// # Errors
@@ -71,7 +121,7 @@ impl Peers {
 
     /// Those who say that they belong to another cluster than this server, within `patience`, and to which.
     pub async fn strangers(&self, patience: Duration) -> Vec<(NodeId, ClusterId)> {
-        let asked = self.ids().map(|node| async move {
+        let asked = self.ids().into_iter().map(|node| async move {
             match self.status(node, patience).await {
                 Err(RpcError::WrongCluster { server, .. }) => Some((node, server)),
                 _ => None,
@@ -82,21 +132,51 @@ impl Peers {
 
     /// From now on only servers of this cluster are connected to.
     pub fn set_cluster(&self, cluster: ClusterId) {
-        self.channels.values().for_each(|channel| channel.set_cluster(cluster));
+        let mut state = self.state.write();
+        state.hello.cluster = Some(cluster);
+        state.channels.values().for_each(|channel| channel.set_cluster(cluster));
     }
 
     async fn call(&self, to: NodeId, request: &PeerRequest, deadline: Duration) -> Result<Bytes, RpcError> {
-        let Some(channel) = self.channels.get(&to) else {
+        let channel = self.state.read().channels.get(&to).cloned();
+        let Some(channel) = channel else {
             return Err(RpcError::NotReady {
-                reason: format!("metadata server {to} is not among the peers of this one"),
+                reason: format!("metadata server {to} is not among the members that this one knows"),
             });
         };
-        let meta = codec::encode(request).map_err(|e| RpcError::Refused { reason: e.to_string() })?;
-        Ok(channel.call(kind::PEER, meta, Bytes::new(), deadline).await?.meta)
+        call(&channel, request, deadline).await
     }
+}
+
+async fn call(channel: &Channel, request: &PeerRequest, deadline: Duration) -> Result<Bytes, RpcError> {
+    let meta = codec::encode(request).map_err(|e| RpcError::Refused { reason: e.to_string() })?;
+    Ok(channel.call(kind::PEER, meta, Bytes::new(), deadline).await?.meta)
 }
 
 /// A reply of a peer.
 fn decode<T: serde::de::DeserializeOwned>(bytes: &[u8]) -> Result<T, RpcError> {
     codec::decode(bytes).map_err(|e| RpcError::Internal { reason: e.to_string() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wire::Role;
+
+    #[tokio::test]
+    async fn channels_follow_the_members_and_a_configured_address_goes_first() {
+        let address = |text: &str| NodeAddress(text.to_owned());
+        let configured = BTreeMap::from([(NodeId(1), address("a:1")), (NodeId(2), address("moved:1"))]);
+        let peers = Peers::new(NodeId(1), &configured, &Hello::new(Role::Meta, "meta-1"));
+        assert_eq!(peers.ids(), [NodeId(2)]);
+        let mut members: BTreeMap<_, _> =
+            [(1, "a:1"), (2, "b:1"), (4, "d:1")].map(|(id, at)| (NodeId(id), address(at))).into();
+        peers.follow(&members);
+        assert_eq!(peers.ids(), [2, 4].map(NodeId));
+        let at = |node| peers.state.read().channels[&NodeId(node)].address().0.clone();
+        assert_eq!((at(2), at(4)), ("moved:1".to_owned(), "d:1".to_owned()));
+        members.remove(&NodeId(2));
+        peers.follow(&members);
+        assert_eq!(peers.ids(), [NodeId(4)]);
+    }
 }

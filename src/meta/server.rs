@@ -67,9 +67,9 @@ impl MetaServer {
 
     async fn start_in(disk: Arc<dyn Disk>, config: MetaConfig, tasks: &Tasks) -> Result<Self, StoreError> {
         let node = config.node_id();
-        let voters = config.voters();
+        let configured = config.servers();
         let addresses: BTreeMap<NodeId, NodeAddress> =
-            voters.iter().map(|v| (v.node, v.address.clone())).collect();
+            configured.iter().map(|v| (v.node, v.address.clone())).collect();
 
         let (claimed, directory) = (disk.clone(), config.directory.clone());
         let claim = move || Identity::claim(claimed, &directory, node);
@@ -109,7 +109,8 @@ impl MetaServer {
 
         let proposer = Proposer::start(consensus.clone(), config.address(), tasks);
         let ttl_ms_max = u32::try_from(config.timers.session_ttl_ms).unwrap_or(u32::MAX);
-        let service = Arc::new(Service::new(node, ttl_ms_max, consensus.clone(), state, proposer, channels));
+        let service =
+            Arc::new(Service::new(config.own(), ttl_ms_max, consensus.clone(), state, proposer, channels));
         let source = Arc::new(MetaStatusSource::new(service.clone(), &config));
         service.set_status(source.clone());
 
@@ -139,13 +140,14 @@ impl MetaServer {
                 down_after: millis(config.timers.down_ms),
             },
             layout: config.layout(),
-            voters,
+            // To a server that was added later the configuration only says whom to ask.
+            configured: if config.join { Vec::new() } else { configured },
         };
         worker::start(service.clone(), server, identity, leader, tasks);
-        let stop = tasks.stopping();
+        let (stop, founds) = (tasks.stopping(), !config.join);
         tasks.spawn("bootstrap", async move {
             tokio::select! {
-                joined = consensus.bootstrap(addresses) => {
+                joined = consensus.bootstrap(addresses, founds) => {
                     if let Err(error) = joined {
                         tracing::error!(%error, "cannot join the cluster");
                     }

@@ -12,6 +12,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use parking_lot::RwLock;
 
+use super::changes::Changes;
 use super::leader::Leader;
 use super::peers::Peers;
 use super::prepare::client_op;
@@ -23,11 +24,12 @@ use crate::namespace::{self, BlockUse, Op, View, ViewError};
 use crate::net::{Handler, PeerInfo, Reply, Request};
 use crate::runtime::{self, Instant, Rounds};
 use crate::types::{
-    BlockId, ClusterId, ClusterMap, Cred, Epoch, FsResult, LogIndex, NodeAddress, NodeId, NodeReport,
-    NodeSpec, Query, QueryReply, Unreferenced, codec,
+    BlockId, ClusterId, ClusterMap, Cred, Epoch, FsResult, LogIndex, MetaNode, NodeAddress, NodeId,
+    NodeReport, NodeSpec, Query, QueryReply, Unreferenced, codec,
 };
 use crate::wire::message::{
-    BLOCKS_MAX, BlockFate, KeepAlive, MetaReply, MetaRequest, PeerRequest, Reading, UpdateRequest, kind,
+    BLOCKS_MAX, BlockFate, Introduction, KeepAlive, MetaReply, MetaRequest, PeerRequest, Reading,
+    UpdateRequest, kind,
 };
 use crate::wire::status::StatusSource;
 use crate::wire::{Role, RpcError};
@@ -48,12 +50,15 @@ const LOCK_PATIENCE: Duration = Duration::from_secs(10);
 pub struct Service {
     /// This server.
     pub(super) node: NodeId,
+    /// The same, with its name and addresses as configured.
+    own: MetaNode,
     /// Longest life of a session without a keep-alive, in milliseconds.
     ttl_ms_max: u32,
     pub(super) consensus: Consensus,
     pub(super) state: State,
     pub(super) proposer: Proposer,
     pub(super) peers: Arc<Peers>,
+    pub(super) changes: Changes,
     /// Tables of the leader, while this server leads and has applied everything of earlier terms.
     pub(super) leader: RwLock<Option<Arc<Leader>>>,
     map: RwLock<Arc<ClusterMap>>,
@@ -82,7 +87,7 @@ impl Service {
     /// A service over its parts. Sessions may ask for a life of up to `ttl_ms_max` milliseconds.
     #[must_use]
     pub fn new(
-        node: NodeId,
+        own: MetaNode,
         ttl_ms_max: u32,
         consensus: Consensus,
         state: State,
@@ -90,12 +95,14 @@ impl Service {
         peers: Peers,
     ) -> Self {
         Self {
-            node,
+            node: own.node,
+            own,
             ttl_ms_max,
             consensus,
             state,
             proposer,
             peers: Arc::new(peers),
+            changes: Changes::default(),
             leader: RwLock::new(None),
             map: RwLock::default(),
             quorum: Quorum::default(),
@@ -190,6 +197,12 @@ impl Service {
     async fn meta(self: &Arc<Self>, bytes: Bytes, deadline: Instant) -> Result<MetaReply, RpcError> {
         let request: MetaRequest =
             codec::decode(&bytes).map_err(|e| RpcError::Refused { reason: e.to_string() })?;
+        if self.consensus.is_removed() && request != MetaRequest::Status {
+            return Err(RpcError::NotReady { reason: REMOVED.into() });
+        }
+        if self.consensus.is_stranger() && request != MetaRequest::Status {
+            return Err(RpcError::NotReady { reason: "it is no member of the cluster yet".into() });
+        }
         match request {
             MetaRequest::Query { cred, query, epoch, reading } => {
                 self.query(&cred, &query, epoch, &reading, deadline).await
@@ -224,6 +237,7 @@ impl Service {
             | MetaRequest::KeepAlive(_)
             | MetaRequest::Register { .. }
             | MetaRequest::Heartbeat(_)
+            | MetaRequest::Members(_)
             | MetaRequest::Reclaimed { .. } => self.through_leader(bytes, request, deadline).await,
         }
     }
@@ -369,6 +383,9 @@ impl Service {
         request: MetaRequest,
         deadline: Instant,
     ) -> Result<MetaReply, RpcError> {
+        // A change of the members takes several commits, and is not begun a second time while it is under way.
+        let patience =
+            if matches!(request, MetaRequest::Members(_)) { Duration::MAX } else { LEADER_PATIENCE };
         loop {
             let failed = match self.consensus.leader() {
                 Some(leader) if leader.node == self.node => match self.lead(request.clone()).await {
@@ -378,8 +395,7 @@ impl Service {
                 Some(leader) => {
                     self.counts.forwarded.fetch_add(1, Ordering::Relaxed);
                     let left = deadline.saturating_duration_since(runtime::now());
-                    let patience = left.min(LEADER_PATIENCE);
-                    let asked = self.peers.forward(leader.node, bytes.clone(), patience);
+                    let asked = self.peers.forward(leader.node, bytes.clone(), left.min(patience));
                     match self.while_leading(leader, asked).await {
                         Ok(reply) => {
                             return codec::decode(&reply)
@@ -441,6 +457,7 @@ impl Service {
                 leader.deleted(node, &blocks);
                 Ok(MetaReply::Done)
             }
+            MetaRequest::Members(change) => Ok(MetaReply::Members(self.change_members(&change).await?)),
             other => Err(RpcError::Refused { reason: format!("{other:?} is not for the leader") }),
         }
     }
@@ -530,10 +547,17 @@ impl Service {
                 None => Err(RpcError::NotReady { reason: FORGETFUL.into() }),
             },
             PeerRequest::Status => encode(&MetaReply::Status(json(&self.status()?.server().await)?)),
+            PeerRequest::Introduce => encode(&Introduction {
+                server: self.own.clone(),
+                cluster: self.cluster(),
+                is_empty: self.consensus.is_empty(),
+            }),
         }
     }
 }
 
+/// Why a server that was removed does nothing.
+pub(super) const REMOVED: &str = "it was removed from the cluster: stop it, and use its directory no more (`pohmelfs cluster members` on another server lists who is left)";
 /// Why a server does not say how far its log goes.
 const FORGETFUL: &str = "it came with an empty disk and does not remember yet what it accepted";
 

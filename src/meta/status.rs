@@ -11,7 +11,8 @@ use std::time::Duration;
 use futures::future::{BoxFuture, join_all};
 use parking_lot::Mutex;
 
-use super::service::Service;
+use super::raft::{Members, RaftState};
+use super::service::{REMOVED, Service};
 use super::walk::walk;
 use crate::config::MetaConfig;
 use crate::namespace;
@@ -20,6 +21,7 @@ use crate::types::{
     ClusterMap, Cred, ExtentSource, FileKind, NodeId, NodeLoad, NodeState, Query, QueryReply,
 };
 use crate::wire::RpcError;
+use crate::wire::members::warning;
 use crate::wire::status::{
     AttrStatus, ClusterStatus, DataNodeStatus, ExtentStatus, GroupTotals, Health, HealthReason, HeardStatus,
     MemberStatus, MetaNodeStatus, MetaStatus, PathStatus, ServerAddress, ServerRole, ServerStatus,
@@ -92,7 +94,7 @@ impl MetaStatusSource {
             node: *node,
             name: map.meta.get(node).map(|m| m.name.clone()).unwrap_or_default(),
             address: address.0.clone(),
-            voter: true,
+            voter: raft.voters.contains(node),
             matched: raft.matched.get(node).map(|index| index.0),
         });
         let meta = MetaStatus {
@@ -147,7 +149,7 @@ impl MetaStatusSource {
     async fn cluster_now(&self) -> ClusterStatus {
         let own = self.server_now();
         let service = &self.service;
-        let others = join_all(service.peers.ids().map(|id| async move {
+        let others = join_all(service.peers.ids().into_iter().map(|id| async move {
             let asked = service.peers.status(id, PEER_PATIENCE).await;
             let parsed = asked.and_then(|text| {
                 serde_json::from_str::<ServerStatus>(&text)
@@ -163,9 +165,17 @@ impl MetaStatusSource {
         let heard = led.filter(|(_, heard)| !heard.is_empty()).max_by_key(|(term, _)| *term);
         let heard: BTreeMap<NodeId, HeardStatus> =
             heard.map_or_else(BTreeMap::new, |(_, heard)| heard.iter().map(|h| (h.node, *h)).collect());
+        let leads = led_by(&own, &others);
         let mut meta = vec![meta_line(&map, service.node, Ok(own.clone()))];
         meta.extend(others.into_iter().map(|(id, status)| meta_line(&map, id, status)));
         meta.sort_by_key(|m| m.node);
+        let members = service.consensus.members();
+        for line in &mut meta {
+            place(line, &members, leads.as_ref());
+        }
+        let voters = || meta.iter().filter(|line| line.role == "voter");
+        let silent = voters().filter(|line| !line.reachable).count();
+        let warning = warning(voters().count(), silent).filter(|_| !members.voters.is_empty());
         let data = map.data.values().map(|n| {
             let known = heard.get(&n.node).copied();
             let load = known.unwrap_or_default();
@@ -205,6 +215,9 @@ impl MetaStatusSource {
             term: own_meta.term,
             answered_by: self.name.clone(),
             meta,
+            is_changing: members.is_changing,
+            removed: members.removed.iter().copied().collect(),
+            warning,
             data,
             groups,
             totals: Totals {
@@ -303,6 +316,14 @@ fn readiness(raft: &super::raft::RaftStatus, founded: bool) -> (bool, String) {
     let lag = raft.committed.0.saturating_sub(raft.applied.0);
     match () {
         () if raft.failure.is_some() => (false, raft.failure.clone().unwrap_or_default()),
+        () if raft.state == RaftState::Removed => (false, REMOVED.into()),
+        () if raft.state == RaftState::Stranger => (
+            false,
+            format!(
+                "it is no member of the cluster: `pohmelfs cluster add {} ADDRESS` makes it one",
+                raft.node
+            ),
+        ),
         () if raft.leader.is_none() => {
             (false, "no leader is known: a majority of metadata servers must run".into())
         }
@@ -311,6 +332,33 @@ fn readiness(raft: &super::raft::RaftStatus, founded: bool) -> (bool, String) {
         () if lag > 1000 => (false, format!("catching up: {lag} log entries are not applied yet")),
         () => (true, String::new()),
     }
+}
+
+/// The leader's own words, if it answered: that of the newest term.
+fn led_by(own: &ServerStatus, others: &[(NodeId, Result<ServerStatus, RpcError>)]) -> Option<MetaStatus> {
+    let answers = others.iter().filter_map(|(_, status)| status.as_ref().ok()).chain([own]);
+    let leaders =
+        answers.filter_map(|status| status.meta.as_ref()).filter(|meta| meta.raft_state == "leader");
+    leaders.max_by_key(|meta| meta.term).cloned()
+}
+
+/// What a server is among the members, and how much of the log it lacks.
+fn place(line: &mut MetaNodeStatus, members: &Members, leader: Option<&MetaStatus>) {
+    line.role = match line.node {
+        node if members.leaving.contains(&node) => "leaving",
+        node if members.voters.contains(&node) => "voter",
+        node if members.addresses.contains_key(&node) => "learner",
+        node if members.removed.contains(&node) => "removed",
+        _ => "",
+    }
+    .to_owned();
+    if line.address.is_empty() {
+        line.address = members.addresses.get(&line.node).map(|a| a.0.clone()).unwrap_or_default();
+    }
+    line.lag = leader.and_then(|leader| {
+        let matched = leader.members.iter().find(|m| m.node == line.node)?.matched;
+        Some(if leader.leader == Some(line.node) { 0 } else { leader.last_log.saturating_sub(matched?) })
+    });
 }
 
 fn meta_line(map: &ClusterMap, node: NodeId, status: Result<ServerStatus, RpcError>) -> MetaNodeStatus {
@@ -325,6 +373,10 @@ fn meta_line(map: &ClusterMap, node: NodeId, status: Result<ServerStatus, RpcErr
     match status {
         Ok(status) => {
             let meta = status.meta.unwrap_or_default();
+            // The map has the voters only.
+            if known.is_none() {
+                (line.name, line.address, line.http) = (status.name, status.address, status.http);
+            }
             line.reachable = true;
             line.reason = status.reason;
             line.raft_state = meta.raft_state;

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use super::identity::Identity;
 use super::leader::{Leader, NodeTimes};
+use super::raft::Members;
 use super::service::Service;
 use crate::namespace::{self, Op};
 use crate::net::Server;
@@ -28,8 +29,8 @@ pub struct LeaderConfig {
     pub times: NodeTimes,
     /// How files are kept, for the founder of the cluster.
     pub layout: Layout,
-    /// All metadata servers.
-    pub voters: Vec<MetaNode>,
+    /// The metadata servers that the configuration describes, which may know better than the log where they are.
+    pub configured: Vec<MetaNode>,
 }
 
 /// Starts the tasks.
@@ -41,7 +42,25 @@ pub(super) fn start(
     tasks: &Tasks,
 ) {
     tasks.spawn("learn-cluster", learn_cluster(service.clone(), server, identity, tasks.stopping()));
+    tasks.spawn("follow-members", follow_members(service.clone(), tasks.stopping()));
     tasks.spawn("leader-worker", run(service, config, tasks.stopping()));
+}
+
+/// Keeps the channels to the others where the members are.
+async fn follow_members(service: Arc<Service>, stop: StopSignal) {
+    let mut changes = service.consensus.watch_members();
+    loop {
+        let members = changes.borrow_and_update().clone();
+        // Before the first entry the configuration is all there is; whoever was removed stays with those it knew.
+        if members.addresses.contains_key(&service.node) {
+            service.peers.follow(&members.addresses);
+        }
+        // Nothing is lost: the newest members are looked at again.
+        tokio::select! {
+            () = stop.stopped() => return,
+            changed = changes.changed() => if changed.is_err() { return },
+        }
+    }
 }
 
 /// Tells the listener, the channels and the directory which cluster this is, once that is known. A task of its own: the
@@ -121,14 +140,22 @@ async fn tick(service: &Arc<Service>, config: &LeaderConfig, leader: &Leader) ->
             tracing::debug!(%refused, "founded already");
         }
     }
+    service.finish_change().await;
+    let members = service.consensus.members();
     let now = runtime::now();
+    let known = known(&config.configured, &service.changes.introduced.lock(), &members);
+    let mut nameless = Vec::new();
     let ops = service.state.read(|view| {
         let map = namespace::map(view)?;
-        let mut ops = missing_meta(&map.meta, &config.voters);
+        let (mut ops, unknown) = of_members(&map.meta, &members, &known);
+        nameless = unknown;
         ops.extend(leader.decide(view, &map, now)?);
         Ok(ops)
     });
     let ops = ops.map_err(|e: namespace::ViewError| RpcError::StoreFailed { reason: e.to_string() })?;
+    if !nameless.is_empty() {
+        service.introduce(&nameless).await;
+    }
     for outcome in futures::future::join_all(ops.into_iter().map(|op| service.proposer.submit(op))).await {
         if let Err(refused) = outcome? {
             tracing::warn!(%refused, "the namespace refused a decision of the leader");
@@ -137,7 +164,68 @@ async fn tick(service: &Arc<Service>, config: &LeaderConfig, leader: &Leader) ->
     Ok(())
 }
 
-/// Metadata servers whose entry in the map is missing or old.
-fn missing_meta(map: &BTreeMap<NodeId, MetaNode>, voters: &[MetaNode]) -> Vec<Op> {
-    voters.iter().filter(|v| map.get(&v.node) != Some(v)).cloned().map(Op::PutMeta).collect()
+/// What is known of metadata servers: from the configuration, else as they said, at the address that the operator gave.
+fn known(
+    configured: &[MetaNode],
+    introduced: &BTreeMap<NodeId, MetaNode>,
+    members: &Members,
+) -> BTreeMap<NodeId, MetaNode> {
+    let mut known = introduced.clone();
+    for (node, server) in &mut known {
+        server.address = members.addresses.get(node).unwrap_or(&server.address).clone();
+    }
+    known.extend(configured.iter().map(|server| (server.node, server.clone())));
+    known
+}
+
+/// What brings the map in line with the members, and the voters that it lacks and of whom nothing is known. Whoever leaves goes first, so
+/// that another may have the name.
+fn of_members(
+    map: &BTreeMap<NodeId, MetaNode>,
+    members: &Members,
+    known: &BTreeMap<NodeId, MetaNode>,
+) -> (Vec<Op>, Vec<NodeId>) {
+    // While they change, and before the first entry: what is not known to be so is left alone.
+    if members.is_changing || members.voters.is_empty() {
+        return (Vec::new(), Vec::new());
+    }
+    let gone = map.keys().filter(|node| !members.voters.contains(node));
+    let mut ops: Vec<Op> = gone.map(|node| Op::RemoveMeta(*node)).collect();
+    let mut nameless = Vec::new();
+    for node in &members.voters {
+        match known.get(node) {
+            Some(server) if map.get(node) != Some(server) => ops.push(Op::PutMeta(server.clone())),
+            None if !map.contains_key(node) => nameless.push(*node),
+            _ => {}
+        }
+    }
+    (ops, nameless)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::types::NodeAddress;
+
+    #[test]
+    fn the_map_has_the_voters() {
+        let server = |node: u64, at: &str| MetaNode {
+            node: NodeId(node),
+            name: format!("meta-{node}"),
+            address: NodeAddress(at.into()),
+            http: NodeAddress::default(),
+        };
+        let of = |ids: &[u64]| ids.iter().map(|id| NodeId(*id)).collect();
+        let map: BTreeMap<_, _> = [1, 2, 3].map(|id| (NodeId(id), server(id, "a:1"))).into();
+        let given = NodeAddress("d:1".into());
+        let addresses = [(NodeId(4), given)].into();
+        let members = Members { voters: of(&[1, 2, 4, 5]), addresses, ..Members::default() };
+        let moved = server(2, "b:1");
+        let known = known(&[moved.clone()], &[(NodeId(4), server(4, "0.0.0.0:1"))].into(), &members);
+        let (ops, nameless) = of_members(&map, &members, &known);
+        assert_eq!(ops, [Op::RemoveMeta(NodeId(3)), Op::PutMeta(moved), Op::PutMeta(server(4, "d:1"))]);
+        assert_eq!(nameless, [NodeId(5)]);
+        let changing = Members { is_changing: true, ..members };
+        assert_eq!(of_members(&map, &changing, &known), (Vec::new(), Vec::new()));
+    }
 }

@@ -8,9 +8,11 @@ use serde::{Deserialize, Serialize};
 
 use crate::types::{
     BlockId, BlockRef, Capacity, Checksum, ClusterId, ClusterMap, Cred, Epoch, FsError, FsResult, InodeId,
-    LogIndex, NodeAddress, NodeId, NodeReport, NodeSpec, NodeState, Query, QueryReply, RequestId, SessionId,
-    Unreferenced, Update, UpdateResult,
+    LogIndex, MetaNode, NodeAddress, NodeId, NodeReport, NodeSpec, NodeState, Query, QueryReply, RequestId,
+    SessionId, Unreferenced, Update, UpdateResult,
 };
+
+use super::members::{MembersOutcome, MembersRequest, Refusal};
 
 /// Kinds of frames. The band says who may send them.
 pub mod kind {
@@ -105,6 +107,8 @@ pub enum MetaRequest {
     /// How far the log of the asked server goes, for [`Reading::Beside`]. Answered by [`MetaReply::Accepted`], and refused
     /// (`NotReady`) by a server that does not remember all it has ever accepted.
     Accepted,
+    /// Change the metadata servers that there are, or who leads. Answered by [`MetaReply::Members`].
+    Members(MembersRequest),
 }
 
 /// How new the answer to a query has to be. New variants go to the end.
@@ -216,6 +220,8 @@ pub enum MetaReply {
         /// Who leads, as far as it knows: a hint where updates take effect soonest.
         leader: Option<NodeId>,
     },
+    /// To Members.
+    Members(Result<MembersOutcome, Refusal>),
 }
 
 /// What is to become of a stored block.
@@ -244,6 +250,19 @@ pub enum PeerRequest {
     /// How far the log of the asked server goes, whether committed or not. Answered by a [`LogIndex`], and refused
     /// (`NotReady`) by a server that does not remember all it has ever accepted.
     Accepted,
+    /// Who the asked server is. Answered by an [`Introduction`], also by one that belongs to no cluster yet.
+    Introduce,
+}
+
+/// What a metadata server says of itself.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Introduction {
+    /// Its id and name, and where it answers, as configured.
+    pub server: MetaNode,
+    /// The cluster it belongs to, once known.
+    pub cluster: Option<ClusterId>,
+    /// It has no log: it was never a member, or its disk is new.
+    pub is_empty: bool,
 }
 
 /// Asked of a data server. New variants go to the end.

@@ -6,6 +6,7 @@
 mod error;
 pub mod frame;
 mod hello;
+pub mod members;
 pub mod message;
 pub mod metric;
 pub mod status;

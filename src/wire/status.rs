@@ -73,7 +73,8 @@ pub struct ServerStatus {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(default)]
 pub struct MetaStatus {
-    /// Raft's word for what it is: `leader`, `follower`, `candidate`, `learner`, `shutdown`.
+    /// Raft's word for what it is: `leader`, `follower`, `candidate`, `learner`, `stopped`; or `blank`, `stranger`, `joining`,
+    /// `removed`.
     pub raft_state: String,
     /// Raft term.
     pub term: u64,
@@ -284,6 +285,13 @@ pub struct ClusterStatus {
     pub answered_by: String,
     /// Metadata servers in order of their ids.
     pub meta: Vec<MetaNodeStatus>,
+    /// A change of the voters is under way.
+    pub is_changing: bool,
+    /// Ids of metadata servers that were removed, and are not used again.
+    #[schema(value_type = Vec<u64>)]
+    pub removed: Vec<NodeId>,
+    /// What to know of the number of voters.
+    pub warning: Option<String>,
     /// Data servers in order of their ids.
     pub data: Vec<DataNodeStatus>,
     /// Groups, counted.
@@ -309,6 +317,10 @@ pub struct MetaNodeStatus {
     pub reachable: bool,
     /// Why it is not reachable; empty when it is.
     pub reason: String,
+    /// `voter`, `learner`, `leaving` (a voter until a change is done); empty while the answering server is no member itself.
+    pub role: String,
+    /// Log entries of the leader that it is not known to have, if a leader answered.
+    pub lag: Option<u64>,
     /// Raft's word for what it is; empty when it is not reachable.
     pub raft_state: String,
     /// Raft term, if known.

@@ -125,11 +125,11 @@ impl RaftConfig {
     }
 }
 
-/// The other voters and how to introduce oneself to them.
+/// The servers known at the start and how to introduce oneself to them.
 #[derive(Clone, Debug)]
 pub struct Peers {
-    /// Where each voter answers (this node too, or not: it is not called). They go before the addresses that were
-    /// written into the log when the cluster was made, so a server may move.
+    /// Where the servers of the configuration answer (this node too, or not: it is not called). They go before the addresses that
+    /// were written into the log, so a server may move.
     pub addresses: BTreeMap<NodeId, NodeAddress>,
     /// Said on each connection.
     pub hello: Hello,

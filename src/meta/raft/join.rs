@@ -2,14 +2,19 @@
 //!
 //! A voter promises votes and keeps entries. One whose disk was wiped and that comes back under its id has forgotten
 //! both; let it vote or count at once, and an entry that it helped to commit can be lost. So a node with an empty log
-//! first asks *all* other voters, and meanwhile neither votes nor stores:
+//! first asks the others who the members are, and meanwhile neither votes nor stores:
 //!
-//! - None of them has ever seen a leader: nothing can have been committed. The cluster is made. Peers that are a step
-//!   ahead and campaign already are no obstacle; terms that they used are refused, this node may have promised them.
-//! - Some have: it was wiped. It refuses all terms up to the highest that any of them knows (it cannot have promised
-//!   a vote in a higher one: a candidate stores its term before it asks), and joins: it takes entries or a snapshot,
-//!   but neither votes nor campaigns before it has applied all that the leader it follows had in its log when asked.
-//!   That leader was elected without the forgotten log, or had sent this node everything it ever kept.
+//! - No configured server has ever seen a leader: nothing can have been committed. The cluster is made, if this node is to
+//!   make one. Peers that are a step ahead and campaign already are no obstacle; terms that they used are refused, this
+//!   node may have promised them.
+//! - By the newest membership that anybody knows it is a voter: it was wiped. It waits until *all* other voters have answered, refuses
+//!   all terms up to the highest that any of them knows (it cannot have promised a vote in a higher one: a candidate stores its
+//!   term before it asks), and joins: it takes entries or a snapshot, but neither votes nor campaigns before it has
+//!   applied all that the leader it follows had in its log when asked. That leader was elected without the forgotten log, or
+//!   had sent this node everything it ever kept. A newer membership than all of them know cannot count: the entry that changes
+//!   the voters is on a majority of the voters before, so on one of those asked.
+//! - A leader that a majority has confirmed says that it is a learner: it has promised nothing that counts, and joins in the same way.
+//! - The same says that it is none of the members: a stranger, which waits to be added; or that it was removed: then it stops here.
 //!
 //! Holds with one wiped voter at a time. While another voter does not answer, a wiped one waits: with both gone the
 //! promise may be remembered by nobody. Two of three wiped at once stay without a leader until the third is restored;
@@ -19,13 +24,13 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures::future::join_all;
 use openraft::BasicNode;
 use openraft::async_runtime::watch::WatchReceiver;
 use openraft::errors::RaftError;
 
 use super::log::{Standing, StoredVote};
-use super::messages::{Probed, kind, pack, unpack};
+use super::membership::Place;
+use super::messages::{Probed, Roster, kind, pack, unpack};
 use super::network::Lane;
 use super::store::log_id;
 use super::{Consensus, Leader, MetricsWatch, StoreError, leader_of, log_index_of};
@@ -38,40 +43,72 @@ const ASK_AGAIN: Duration = Duration::from_millis(200);
 /// Longest wait for one answer.
 const ANSWER_MAX: Duration = Duration::from_secs(2);
 
-/// What the answers of all other voters mean for a node with an empty log.
+/// What the answers of the others mean for a node with an empty log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Verdict {
     /// There is no cluster: make it.
     Found,
     /// Others are making it: wait for their leader, promise nothing up to this term.
     Follow { floor: u64 },
-    /// There is one: this node was wiped. Promise nothing up to this term.
+    /// There is one, and this node a member of it. Promise nothing up to this term.
     Join { floor: u64 },
+    /// There may be one, and this node is none of its members, as far as is known for sure.
+    Stranger,
+    /// It was one of them.
+    Removed,
+    /// Not all have answered who must.
+    Wait,
 }
 
-fn judge(answers: &[Probed]) -> Verdict {
-    let floor = answers.iter().map(|answer| answer.term).max().unwrap_or(0);
-    if answers.iter().any(|answer| answer.has_seen_leader) {
-        Verdict::Join { floor }
-    } else if floor > 0 {
-        Verdict::Follow { floor }
-    } else {
-        Verdict::Found
+/// Judges what others answered last. `founders`: the configured servers, if this node is to make a cluster with them.
+fn judge(
+    me: u64,
+    founders: Option<&BTreeMap<NodeId, NodeAddress>>,
+    answers: &BTreeMap<u64, Roster>,
+) -> Verdict {
+    let floor = answers.values().map(|roster| roster.probed.term).max().unwrap_or(0);
+    let newest = answers.values().filter(|roster| roster.at.is_some()).max_by_key(|roster| roster.at);
+    let seen_leader = answers.values().any(|roster| roster.probed.has_seen_leader);
+    if let Some(newest) = newest.filter(|_| seen_leader) {
+        let mut voters = newest.voters.iter().flatten();
+        if newest.voters.iter().any(|set| set.contains(&me)) {
+            let all = voters.all(|voter| *voter == me || answers.contains_key(voter));
+            return if all { Verdict::Join { floor } } else { Verdict::Wait };
+        }
+        let confirmed = answers.values().find(|roster| roster.confirmed && roster.at == newest.at);
+        return match confirmed {
+            Some(roster) if roster.addresses.contains_key(&me) => Verdict::Join { floor },
+            Some(roster) if roster.removed.contains(&me) => Verdict::Removed,
+            Some(_) => Verdict::Stranger,
+            None => Verdict::Wait,
+        };
+    }
+    let Some(founders) = founders else { return Verdict::Stranger };
+    match founders.keys().all(|node| node.0 == me || answers.contains_key(&node.0)) {
+        // A leader was seen by one whose log tells of no members: it is a step behind the others.
+        true if seen_leader => Verdict::Wait,
+        true if floor > 0 => Verdict::Follow { floor },
+        true => Verdict::Found,
+        false => Verdict::Wait,
     }
 }
 
 impl Consensus {
-    /// Makes this node part of the cluster of `voters`. Every configured server calls it at every start with the same
-    /// list, once it listens for its peers; does nothing when this node has been part of it before.
+    /// Makes this node part of the cluster. Every server calls it at every start, once it listens for its peers, with the
+    /// servers of its configuration; does nothing when this node has been part of it before. `founds`: these servers, this one among
+    /// them, make the cluster if there is none.
     ///
-    /// With an empty disk it asks all other voters first, and waits until each has answered: if none of them has
-    /// ever seen a leader the cluster is made, else this node was wiped and joins as such. A first start therefore
-    /// needs all configured servers once.
+    /// With an empty disk it asks them who the members are. To make the cluster, all must have answered that there is
+    /// none: a first start needs all configured servers once. One that is no member waits to be made one.
     ///
     /// # Errors
-    /// The log cannot be written, consensus was stopped meanwhile, or the list of voters lacks this node.
-    pub async fn bootstrap(&self, voters: BTreeMap<NodeId, NodeAddress>) -> Result<(), StoreError> {
-        let joined = self.join(voters).await;
+    /// The log cannot be written, consensus was stopped meanwhile, or a founder is not in the list.
+    pub async fn bootstrap(
+        &self,
+        servers: BTreeMap<NodeId, NodeAddress>,
+        founds: bool,
+    ) -> Result<(), StoreError> {
+        let joined = self.join(servers, founds).await;
         if let Err(error) = &joined
             && !self.shared.tasks.stopping().is_stopping()
         {
@@ -80,29 +117,33 @@ impl Consensus {
         joined
     }
 
-    async fn join(&self, voters: BTreeMap<NodeId, NodeAddress>) -> Result<(), StoreError> {
+    async fn join(&self, servers: BTreeMap<NodeId, NodeAddress>, founds: bool) -> Result<(), StoreError> {
         let _one = self.shared.bootstrapping.lock().await;
         if self.shared.raft.get().is_some() {
             return Ok(());
         }
         let me = self.shared.config.node;
         let failed = |reason: String| StoreError::new("joining the cluster", reason);
-        if !voters.contains_key(&me) {
+        if founds && !servers.contains_key(&me) {
             return Err(failed(format!("node {me} is not among the configured voters")));
         }
         let stopping = self.shared.tasks.stopping();
         // Dropping the asking loses nothing.
-        let answers = tokio::select! {
-            answers = self.ask_all(&voters) => answers,
+        let verdict = tokio::select! {
+            verdict = self.ask_until_clear(&servers, founds) => verdict,
             () = stopping.stopped() => return Err(failed("stopped".into())),
         };
-        let verdict = judge(&answers);
-        tracing::info!(node = %me, ?verdict, "all other metadata servers have answered");
+        tracing::info!(node = %me, ?verdict, "the other metadata servers have answered");
         let promise = |floor| StoredVote { term: floor, node: me.0, committed: false };
         let (standing, floor) = match verdict {
             Verdict::Found => (Standing::Member, None),
             Verdict::Follow { floor } => (Standing::Member, Some(promise(floor))),
             Verdict::Join { floor } => (Standing::Joining, Some(promise(floor))),
+            Verdict::Removed => {
+                self.retire(LogIndex(0)).await;
+                return Ok(());
+            }
+            Verdict::Stranger | Verdict::Wait => return Err(failed("nothing is clear".into())),
         };
         if standing == Standing::Member && self.shared.machine.position().index > LogIndex(0) {
             return Err(failed(
@@ -118,9 +159,10 @@ impl Consensus {
             });
             note.await.map_err(|e| failed(e.to_string()))?;
         }
+        self.set_place(Place::Unknown);
         self.take_part(standing).await?;
         if verdict == Verdict::Found {
-            self.found(&voters).await?;
+            self.found(&servers).await?;
         }
         Ok(())
     }
@@ -141,32 +183,50 @@ impl Consensus {
         note.await.map_err(|e| failed(e.to_string()))
     }
 
-    /// Asks every other voter until each has answered.
-    async fn ask_all(&self, voters: &BTreeMap<NodeId, NodeAddress>) -> Vec<Probed> {
-        let mut answers = BTreeMap::new();
+    /// Asks everybody it hears of, again and again, until it is clear what this node is to do.
+    async fn ask_until_clear(&self, servers: &BTreeMap<NodeId, NodeAddress>, founds: bool) -> Verdict {
+        let me = self.shared.config.node;
+        let mut known = servers.clone();
+        // Of a first start: who has once said that it knows no cluster need not say so again.
+        let mut answered: BTreeMap<u64, Roster> = BTreeMap::new();
         let mut rounds = 0_u32;
         loop {
-            let missing = voters
-                .iter()
-                .filter(|(node, _)| **node != self.shared.config.node && !answers.contains_key(*node));
-            let asked = missing.map(|(node, address)| async move { (*node, self.ask(*node, address).await) });
             let mut silent = Vec::new();
-            for (node, answer) in join_all(asked).await {
+            for (node, answer) in self.ask_rosters(&known).await {
                 match answer {
-                    Ok(answer) => drop(answers.insert(node, answer)),
-                    Err(e) => silent.push((node, e)),
+                    Ok(roster) => {
+                        for (id, address) in &roster.addresses {
+                            known.entry(NodeId(*id)).or_insert_with(|| NodeAddress(address.clone()));
+                        }
+                        answered.insert(node.0, roster);
+                    }
+                    Err(e) => {
+                        // What it said of a cluster may be old by now.
+                        answered.retain(|id, roster| *id != node.0 || !roster.probed.has_seen_leader);
+                        silent.push((node, e));
+                    }
                 }
             }
-            if silent.is_empty() {
-                return answers.into_values().collect();
+            let verdict = judge(me.0, founds.then_some(servers), &answered);
+            match verdict {
+                Verdict::Wait => {}
+                Verdict::Stranger => {
+                    if self.set_place(Place::Stranger) {
+                        tracing::warn!(
+                            node = %me, command = format!("pohmelfs cluster add {me} ADDRESS"),
+                            "this server is no member of the cluster: it waits until it is added"
+                        );
+                    }
+                }
+                clear => return clear,
             }
             for (node, error) in silent.iter().filter(|_| rounds.is_multiple_of(25)) {
                 tracing::warn!(
                     %node, %error,
-                    "this server's disk is empty: it waits until every other metadata server has said whether there is a cluster"
+                    "this server's disk is empty: it waits until the other metadata servers have said whether there is a cluster"
                 );
             }
-            rounds += 1;
+            rounds = rounds.wrapping_add(1);
             runtime::sleep(ASK_AGAIN).await;
         }
     }
@@ -263,17 +323,88 @@ impl Consensus {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use std::collections::BTreeSet;
 
-    fn answer(term: u64, has_seen_leader: bool) -> Probed {
-        Probed { node: 1, term, has_seen_leader, leads: false, last: None }
+    use super::*;
+    use crate::meta::raft::types::LogId;
+
+    fn answer(node: u64, term: u64, has_seen_leader: bool) -> Roster {
+        Roster {
+            probed: Probed { node, term, has_seen_leader, leads: false, last: None },
+            confirmed: false,
+            at: None,
+            voters: Vec::new(),
+            addresses: BTreeMap::new(),
+            removed: BTreeSet::new(),
+        }
+    }
+
+    /// It knows of these voters and learners since entry `at`.
+    fn member(node: u64, term: u64, at: u64, voters: &[&[u64]], learners: &[u64]) -> Roster {
+        let sets: Vec<BTreeSet<u64>> = voters.iter().map(|set| set.iter().copied().collect()).collect();
+        let all = sets.iter().flatten().chain(learners).map(|id| (*id, format!("meta-{id}:1")));
+        Roster {
+            at: Some(LogId::new_term_index(1, at)),
+            addresses: all.collect(),
+            voters: sets,
+            ..answer(node, term, true)
+        }
+    }
+
+    fn judged(me: u64, founders: &[u64], answers: &[Roster]) -> Verdict {
+        let founders = founders.iter().map(|id| (NodeId(*id), NodeAddress::default())).collect();
+        let answers = answers.iter().map(|roster| (roster.probed.node, roster.clone())).collect();
+        judge(me, Some(&founders).filter(|f: &&BTreeMap<_, _>| !f.is_empty()), &answers)
     }
 
     #[test]
     fn only_where_nobody_has_seen_anything_a_cluster_is_made() {
-        assert_eq!(judge(&[]), Verdict::Found);
-        assert_eq!(judge(&[answer(0, false), answer(0, false)]), Verdict::Found);
-        assert_eq!(judge(&[answer(0, false), answer(2, false)]), Verdict::Follow { floor: 2 });
-        assert_eq!(judge(&[answer(7, false), answer(3, true)]), Verdict::Join { floor: 7 });
+        assert_eq!(judged(1, &[1], &[]), Verdict::Found);
+        assert_eq!(judged(1, &[1, 2, 3], &[answer(2, 0, false)]), Verdict::Wait);
+        assert_eq!(judged(1, &[1, 2, 3], &[answer(2, 0, false), answer(3, 0, false)]), Verdict::Found);
+        assert_eq!(
+            judged(1, &[1, 2, 3], &[answer(2, 0, false), answer(3, 2, false)]),
+            Verdict::Follow { floor: 2 }
+        );
+        assert_eq!(judged(1, &[], &[answer(2, 0, false), answer(3, 0, false)]), Verdict::Stranger);
+    }
+
+    #[test]
+    fn a_wiped_voter_waits_for_all_others_of_the_newest_membership() {
+        let all = &[&[1_u64, 2, 3][..]];
+        let [two, three] = [member(2, 7, 0, all, &[]), member(3, 4, 0, all, &[])];
+        assert_eq!(judged(1, &[1, 2, 3], &[two.clone()]), Verdict::Wait);
+        assert_eq!(judged(1, &[1, 2, 3], &[two.clone(), three]), Verdict::Join { floor: 7 });
+        // 3 was replaced by 4 meanwhile: 3 need not answer any more, and 4 must.
+        let now = member(2, 7, 9, &[&[1, 2, 4]], &[]);
+        assert_eq!(judged(1, &[1, 2, 3], &[now.clone()]), Verdict::Wait);
+        assert_eq!(
+            judged(1, &[1, 2, 3], &[now, member(4, 8, 9, &[&[1, 2, 4]], &[])]),
+            Verdict::Join { floor: 8 }
+        );
+        // Somebody is in the middle of a change: both sets count.
+        let joint = member(2, 7, 8, &[&[1, 2, 3], &[1, 2, 4]], &[]);
+        assert_eq!(judged(1, &[], &[joint.clone(), member(3, 1, 0, all, &[])]), Verdict::Wait);
+        let both =
+            [joint.clone(), member(3, 1, 0, all, &[]), Roster { probed: answer(4, 9, true).probed, ..joint }];
+        assert_eq!(judged(1, &[], &both), Verdict::Join { floor: 9 });
+    }
+
+    /// A dead voter is why a new server comes: it must not keep it out.
+    #[test]
+    fn a_new_server_needs_the_word_of_a_confirmed_leader_only() {
+        let unsure = member(2, 5, 9, &[&[1, 2, 3]], &[4]);
+        assert_eq!(judged(4, &[], &[unsure.clone()]), Verdict::Wait);
+        let sure = Roster { confirmed: true, removed: [8].into(), ..unsure.clone() };
+        assert_eq!(judged(4, &[], &[sure.clone()]), Verdict::Join { floor: 5 });
+        assert_eq!(judged(5, &[], &[sure.clone()]), Verdict::Stranger);
+        assert_eq!(judged(8, &[], &[sure.clone()]), Verdict::Removed);
+        let newer = member(3, 6, 11, &[&[1, 2, 3]], &[]);
+        assert_eq!(judged(4, &[], &[sure, newer]), Verdict::Wait, "that leader does not know the newest");
+        assert_eq!(
+            judged(5, &[3, 4, 5], &[Roster { confirmed: true, ..unsure }]),
+            Verdict::Stranger,
+            "nor makes it one"
+        );
     }
 }

@@ -14,7 +14,7 @@ use tokio::sync::watch;
 
 use super::super::{Entry, Machine, SnapshotFile, StoreError};
 use super::types::{
-    LogId, PositionWriter, Replies, SnapshotMeta, StoredMembership, TypeConfig, VotersCell, log_index_of,
+    LogId, MembersCell, PositionWriter, Replies, SnapshotMeta, StoredMembership, TypeConfig, log_index_of,
     read_position,
 };
 use crate::runtime;
@@ -40,7 +40,7 @@ pub(super) struct StateMachine {
     machine: Arc<dyn Machine>,
     writer: PositionWriter,
     applied: watch::Sender<LogIndex>,
-    voters: VotersCell,
+    members: MembersCell,
 }
 
 fn stop(error: StoreError) -> io::Error {
@@ -48,16 +48,16 @@ fn stop(error: StoreError) -> io::Error {
 }
 
 impl StateMachine {
-    /// `applied` is told each index that the state has come to, `voters` before that who votes as of it.
+    /// `applied` is told each index that the state has come to, `members` before that who they are as of it.
     pub(super) fn new(
         machine: Arc<dyn Machine>,
         applied: watch::Sender<LogIndex>,
-        voters: VotersCell,
+        members: MembersCell,
     ) -> Result<Self, StoreError> {
         let position = machine.position();
-        let writer = PositionWriter::new(&position, voters.clone())?;
+        let writer = PositionWriter::new(&position, members.clone())?;
         applied.send_replace(position.index);
-        Ok(Self { machine, writer, applied, voters })
+        Ok(Self { machine, writer, applied, members })
     }
 
     fn apply_batch(&mut self, batch: &mut Batch) -> Result<(), StoreError> {
@@ -150,7 +150,7 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
         let installed = runtime::blocking("install snapshot", move || machine.install_snapshot(&path))
             .await
             .map_err(stop)?;
-        let writer = PositionWriter::new(&installed.position, self.voters.clone()).map_err(stop)?;
+        let writer = PositionWriter::new(&installed.position, self.members.clone()).map_err(stop)?;
         let (last, _) = writer.current();
         if last != meta.last_log_id {
             return Err(io::Error::other(format!(

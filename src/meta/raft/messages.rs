@@ -3,6 +3,8 @@
 //! The meta part is a version byte and the encoded message; the commands of entries and the bytes of a snapshot travel
 //! as payload. Holds: what comes from a peer is checked before openraft sees it: lengths add up, indexes follow.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use bytes::Bytes;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -38,7 +40,10 @@ pub mod kind {
     /// It is complete: install it.
     pub const SNAPSHOT_END: u16 = RAFT_FIRST + 8;
 
-    const _: () = assert!(SNAPSHOT_END <= RAFT_LAST);
+    /// Who are the members, as far as the receiver knows?
+    pub const ROSTER: u16 = RAFT_FIRST + 9;
+
+    const _: () = assert!(ROSTER <= RAFT_LAST);
 }
 
 /// Version of these layouts.
@@ -76,6 +81,23 @@ pub(super) struct Probed {
     pub(super) leads: bool,
     /// Last entry in its log.
     pub(super) last: Option<LogId>,
+}
+
+/// Answer to a question for the members: what this node knows of itself and of them.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Roster {
+    /// As to a probe.
+    pub(super) probed: Probed,
+    /// It leads, and a majority has confirmed that since it was asked.
+    pub(super) confirmed: bool,
+    /// The entry that `voters` and `addresses` come from, committed or not.
+    pub(super) at: Option<LogId>,
+    /// The voters; two sets while they are being changed.
+    pub(super) voters: Vec<BTreeSet<u64>>,
+    /// Where each member answers, learners too.
+    pub(super) addresses: BTreeMap<u64, String>,
+    /// Who was a member once and is none now, as of the applied state.
+    pub(super) removed: BTreeSet<u64>,
 }
 
 #[derive(Serialize, Deserialize)]

@@ -11,6 +11,7 @@ pub(crate) mod fuzz;
 mod join;
 pub(crate) mod log;
 mod machine;
+mod membership;
 mod messages;
 mod network;
 mod peer;
@@ -30,7 +31,7 @@ use openraft::async_runtime::watch::WatchReceiver;
 use openraft::errors::{
     ClientWriteError, Fatal, ForwardReason, ForwardToLeader, LinearizableReadError, RaftError,
 };
-use openraft::{Raft, ReadPolicy, ServerState};
+use openraft::{Raft, ReadPolicy};
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
@@ -42,15 +43,18 @@ use crate::wire::Applied;
 use super::{Machine, StoreError};
 use log::{Log, Standing};
 use machine::StateMachine;
+use membership::{Heard, Place};
 use network::Network;
 use read::ReadIndexes;
 use snapshot::Receiver;
 use store::LogStore;
-use types::{Commands, TypeConfig, VotersCell, log_index, log_index_of};
+use types::{Commands, MembersCell, TypeConfig, log_index, log_index_of};
 
 pub use config::{ENTRY_LEN_MAX, Peers, RaftConfig, Timers};
+pub use membership::Change;
 pub use messages::kind;
 pub use status::{RaftState, RaftStatus};
+pub use types::Members;
 
 type RaftOf = Raft<TypeConfig, StateMachine>;
 type Metrics = openraft::RaftMetrics<TypeConfig>;
@@ -92,6 +96,9 @@ pub enum ConsensusError {
     /// This node has not joined its cluster yet. Nothing was done.
     #[error("not ready: this server has not joined its cluster yet")]
     NotReady,
+    /// The members are being changed already. Nothing was done.
+    #[error("the members are being changed already: wait until that is done")]
+    Changing,
     /// The state has not come to the index by the deadline.
     #[error("this server is behind: it has not applied entry {index} in time")]
     Behind {
@@ -119,6 +126,7 @@ impl ConsensusError {
             | Self::NoQuorum
             | Self::TooLong { .. }
             | Self::NotReady
+            | Self::Changing
             | Self::Behind { .. } => Applied::No,
         }
     }
@@ -146,7 +154,10 @@ struct Shared {
     reads: ReadIndexes,
     applied: watch::Sender<LogIndex>,
     /// As of the applied state.
-    voters: VotersCell,
+    members: MembersCell,
+    /// Where this node stands, as far as it is not in its log.
+    place: watch::Sender<Place>,
+    heard: Heard,
     leader: watch::Sender<Option<Leader>>,
     failure: watch::Sender<Option<StoreError>>,
 }
@@ -175,7 +186,9 @@ impl Consensus {
             bootstrapping: tokio::sync::Mutex::default(),
             reads: ReadIndexes::default(),
             applied: watch::Sender::new(LogIndex(0)),
-            voters: VotersCell::default(),
+            members: MembersCell::default(),
+            place: watch::Sender::new(Place::Unknown),
+            heard: Heard::default(),
             leader: watch::Sender::new(None),
             failure: watch::Sender::new(None),
             config,
@@ -205,7 +218,7 @@ impl Consensus {
             Arc::new(config),
             shared.network.clone(),
             LogStore(shared.log.clone()),
-            StateMachine::new(shared.machine.clone(), shared.applied.clone(), shared.voters.clone())?,
+            StateMachine::new(shared.machine.clone(), shared.applied.clone(), shared.members.clone())?,
         )
         .await
         .map_err(|e| StoreError::new("starting consensus", e))?;
@@ -215,6 +228,7 @@ impl Consensus {
         }
         *shared.standing.lock() = standing;
         shared.tasks.spawn("raft watch", self.clone().watch(metrics));
+        shared.tasks.spawn("raft place", self.clone().watch_place());
         if standing == Standing::Joining {
             shared.tasks.spawn("raft join", self.clone().catch_up());
         }
@@ -339,7 +353,7 @@ impl Consensus {
     /// while it cannot know, because it came with an empty disk and has not caught up.
     #[must_use]
     pub fn accepted(&self) -> Option<LogIndex> {
-        if *self.shared.standing.lock() != Standing::Member {
+        if *self.shared.standing.lock() != Standing::Member || self.is_removed() {
             return None;
         }
         // A snapshot may have come in place of entries.
@@ -356,7 +370,7 @@ impl Consensus {
     /// that is not one of them.
     #[must_use]
     pub fn voters(&self) -> Option<Arc<BTreeSet<NodeId>>> {
-        self.shared.voters.get().filter(|voters| voters.contains(&self.shared.config.node))
+        self.shared.members.voters().filter(|voters| voters.contains(&self.shared.config.node))
     }
 
     /// Last index that the state of this node has applied, as it grows.
@@ -368,10 +382,10 @@ impl Consensus {
     /// Who leads, as far as this node knows.
     #[must_use]
     pub fn leader(&self) -> Option<Leader> {
-        leader_of(&self.shared.raft.get()?.metrics().borrow_watched())
+        leader_of(&self.shared.raft.get()?.metrics().borrow_watched()).filter(|_| !self.is_removed())
     }
 
-    /// Where a voter answers.
+    /// Where a member answers.
     #[must_use]
     pub fn address(&self, node: NodeId) -> Option<NodeAddress> {
         let metrics = self.shared.raft.get()?.metrics();
@@ -400,38 +414,13 @@ impl Consensus {
         let standing = *self.shared.standing.lock();
         let metrics = self.shared.raft.get().map(|raft| raft.metrics().borrow_watched().clone());
         let failure = self.shared.failure.borrow().as_ref().map(ToString::to_string);
-        status::status(self.shared.config.node, standing, metrics, self.shared.log.len(), failure)
+        let place = *self.shared.place.borrow();
+        status::status(self.shared.config.node, standing, place, metrics, self.shared.log.len(), failure)
     }
 
     /// From now on only peers of this cluster are connected to.
     pub fn set_cluster(&self, cluster: ClusterId) {
         self.shared.network.set_cluster(cluster);
-    }
-
-    /// If this node leads, hands over to the follower that has most of the log, and waits a moment for it to lead.
-    pub async fn transfer_leader(&self) {
-        let Ok(raft) = self.raft() else { return };
-        let me = self.shared.config.node;
-        let target = {
-            let metrics = raft.metrics();
-            let metrics = metrics.borrow_watched();
-            let matched = metrics.replication.as_ref().filter(|_| metrics.state == ServerState::Leader);
-            matched.and_then(|matched| {
-                let others = matched.iter().filter(|(node, _)| **node != me.0);
-                others.max_by_key(|(_, matched)| **matched).map(|(node, _)| *node)
-            })
-        };
-        let Some(target) = target else { return };
-        if let Err(e) = raft.trigger().transfer_leader(target).await {
-            tracing::warn!(error = %e, to = target, "cannot hand over leadership");
-            return;
-        }
-        let mut leader = self.watch_leader();
-        let handed_over = leader.wait_for(|leader| leader.is_none_or(|leader| leader.node != me));
-        // One election without its time-out: a few fsyncs.
-        if runtime::timeout(self.shared.config.timers.election_max * 2, handed_over).await.is_err() {
-            tracing::warn!(to = target, "leadership was not taken over in time");
-        }
     }
 
     /// Stops; returns when the log is closed. Proposals under way fail with [`ConsensusError::Stopped`].

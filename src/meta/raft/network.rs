@@ -82,6 +82,11 @@ impl Network {
         channel.clone()
     }
 
+    /// Lets go of connections to whoever is not among `members`; a channel of consensus would try to connect for ever.
+    pub(super) fn keep(&self, members: &BTreeMap<NodeId, NodeAddress>) {
+        self.channels.lock().retain(|(node, _), _| members.contains_key(&NodeId(*node)));
+    }
+
     /// From now on only peers of this cluster are connected to.
     pub(super) fn set_cluster(&self, cluster: ClusterId) {
         let mut channels = self.channels.lock();

@@ -37,13 +37,19 @@ impl Consensus {
         if kind == kind::PROBE {
             return reply(&self.probed());
         }
+        if kind == kind::ROSTER {
+            return reply(&self.roster().await);
+        }
         let standing = *self.shared.standing.lock();
         let not_ready = |reason: &str| Err(RpcError::NotReady { reason: reason.into() });
         let Some(raft) = self.shared.raft.get().filter(|_| standing != Standing::Blank) else {
             return not_ready(
-                "its disk is empty; it asks all other metadata servers whether there is a cluster",
+                "its disk is empty; it asks the other metadata servers whether there is a cluster and what it is in it",
             );
         };
+        if matches!(kind, kind::APPEND | kind::HEARTBEAT | kind::SNAPSHOT_PART) {
+            self.shared.heard.note();
+        }
         match kind {
             kind::APPEND => reply(&api(raft.append_entries(unpack_append(&meta, &payload)?).await)?),
             kind::HEARTBEAT => reply(&self.heartbeat(raft, unpack_append(&meta, &payload)?).await?),

@@ -1,10 +1,11 @@
 //! What consensus tells of itself: for the status page, for tests, and for whoever must decide to give up.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use openraft::ServerState;
 
 use super::log::Standing;
+use super::membership::Place;
 use super::types::{TypeConfig, log_index, log_index_of};
 use crate::types::{LogIndex, NodeAddress, NodeId};
 
@@ -12,8 +13,12 @@ use crate::types::{LogIndex, NodeAddress, NodeId};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum RaftState {
-    /// Its disk is empty and not all peers have said whether there is a cluster: neither votes nor stores.
+    /// Its disk is empty and it does not know yet what it is: neither votes nor stores.
     Blank,
+    /// Its disk is empty, and it is no member of the cluster: it waits to be added.
+    Stranger,
+    /// It was a member and is none any more.
+    Removed,
     /// Was empty in an existing cluster: stores entries, does not vote before it has what the leader had.
     Joining,
     /// Follows a leader, or waits for one.
@@ -49,8 +54,10 @@ pub struct RaftStatus {
     pub purged: LogIndex,
     /// Last entry that the newest snapshot covers.
     pub snapshot: LogIndex,
-    /// Voters, with the addresses written into the log.
+    /// Voters and learners, with the addresses written into the log.
     pub members: BTreeMap<NodeId, NodeAddress>,
+    /// Those of them that are counted.
+    pub voters: BTreeSet<NodeId>,
     /// On the leader: the last entry each peer is known to have on its disk.
     pub matched: BTreeMap<NodeId, LogIndex>,
     /// Bytes of the log's files.
@@ -63,12 +70,15 @@ pub struct RaftStatus {
 pub(super) fn status(
     node: NodeId,
     standing: Standing,
+    place: Place,
     metrics: Option<openraft::RaftMetrics<TypeConfig>>,
     log_bytes: u64,
     failure: Option<String>,
 ) -> RaftStatus {
     let metrics = metrics.unwrap_or_else(|| openraft::RaftMetrics::new_initial(node.0));
     let state = match (standing, metrics.state) {
+        _ if place == Place::Removed => RaftState::Removed,
+        (Standing::Blank, _) if place == Place::Stranger => RaftState::Stranger,
         (Standing::Blank, _) => RaftState::Blank,
         (_, ServerState::Shutdown) => RaftState::Stopped,
         _ if metrics.running_state.is_err() => RaftState::Stopped,
@@ -90,6 +100,7 @@ pub(super) fn status(
         applied: log_index_of(metrics.last_applied.as_ref()),
         purged: log_index_of(metrics.purged.as_ref()),
         snapshot: log_index_of(metrics.snapshot.as_ref()),
+        voters: metrics.membership_config.voter_ids().map(NodeId).collect(),
         members: members.map(|(id, node)| (NodeId(*id), NodeAddress(node.addr.clone()))).collect(),
         matched: matched.map(|(id, matched)| (NodeId(*id), log_index_of(matched.as_ref()))).collect(),
         log_bytes,

@@ -230,7 +230,7 @@ async fn start(
     }
     let (joining, voters) = (consensus.clone(), addresses.clone());
     tasks.spawn("bootstrap", async move {
-        if let Err(e) = joining.bootstrap(voters).await {
+        if let Err(e) = joining.bootstrap(voters, true).await {
             tracing::error!(error = %e, "bootstrap");
         }
     });

@@ -17,7 +17,7 @@ use tokio::sync::watch;
 use super::log::{Log, LogOptions};
 use super::machine::StateMachine;
 use super::store::LogStore;
-use super::types::{TypeConfig, VotersCell};
+use super::types::{MembersCell, TypeConfig};
 use crate::runtime::disk::RealDisk;
 use crate::types::LogIndex;
 use machine::MemMachine;
@@ -31,7 +31,7 @@ impl StoreBuilder<TypeConfig, LogStore, StateMachine, TempDir> for Builder {
         let log = Log::open(Arc::new(RealDisk), &dir.path().join("log"), options).unwrap();
         let machine = Arc::new(MemMachine::new(&dir.path().join("state")));
         let machine =
-            StateMachine::new(machine, watch::Sender::new(LogIndex(0)), VotersCell::default()).unwrap();
+            StateMachine::new(machine, watch::Sender::new(LogIndex(0)), MembersCell::default()).unwrap();
         Ok((dir, LogStore(log), machine))
     }
 }

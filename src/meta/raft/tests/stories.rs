@@ -96,7 +96,7 @@ async fn a_bootstrap_that_is_raced_makes_one_cluster() {
     let voters: std::collections::BTreeMap<_, _> =
         (1..=3).map(|id| (NodeId(id), cluster.address(id))).collect();
     for id in 1..=3 {
-        cluster.consensus(id).bootstrap(voters.clone()).await.unwrap();
+        cluster.consensus(id).bootstrap(voters.clone(), true).await.unwrap();
     }
     cluster.agreed().await;
     for status in cluster.statuses() {
