@@ -70,6 +70,7 @@ pub struct Cluster {
     /// Metadata servers first.
     pub nodes: Vec<Node>,
     meta_count: usize,
+    shape: Shape,
     root: Option<TempDir>,
     _turn: Turn,
 }
@@ -141,11 +142,34 @@ impl Cluster {
                 Node::new(root.path(), role, id, format!("{role}-{number}"), (ports[2 * i], ports[2 * i + 1]))
             })
             .collect();
-        let cluster = Self { nodes, meta_count: shape.meta, root: Some(root), _turn: turn };
+        let cluster =
+            Self { nodes, meta_count: shape.meta, shape: shape.clone(), root: Some(root), _turn: turn };
         for node in &cluster.nodes {
             std::fs::write(&node.config, cluster.config_of(node, &shape)).unwrap();
         }
         cluster
+    }
+
+    /// Starts a metadata server that waits to be added: its configuration names those that are there now. Gives its index; those of
+    /// data servers move by one.
+    pub fn start_stranger(&mut self, id: u64) -> usize {
+        let ports = free_ports(2);
+        let root = self.root.as_ref().unwrap().path();
+        let mut node = Node::new(root, ServerRole::Meta, id, format!("meta-{id}"), (ports[0], ports[1]));
+        let shape =
+            Shape { meta_keys: format!("join = true\n{}", self.shape.meta_keys), ..self.shape.clone() };
+        std::fs::write(&node.config, self.config_of(&node, &shape)).unwrap();
+        node.start();
+        self.nodes.insert(self.meta_count, node);
+        self.meta_count += 1;
+        self.meta_count - 1
+    }
+
+    /// A metadata server that is a member no more: it is none of the cluster's nodes from now on.
+    pub fn dismiss(&mut self, index: usize) -> Node {
+        assert!(index < self.meta_count, "a metadata server");
+        self.meta_count -= 1;
+        self.nodes.remove(index)
     }
 
     fn config_of(&self, node: &Node, shape: &Shape) -> String {
