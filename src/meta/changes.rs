@@ -20,8 +20,8 @@ use crate::wire::members::{MembersOutcome, MembersRequest, Refusal};
 
 /// Longest wait for one server to say that it is there.
 const ANSWER_MAX: Duration = Duration::from_millis(500);
-/// Longest wait for a server that is to be added: its name has to be resolved, perhaps.
-const CALL_MAX: Duration = Duration::from_secs(2);
+/// Longest wait for a server that is to be added: its name has to be resolved, perhaps, and it may be busy starting.
+const CALL_MAX: Duration = Duration::from_secs(5);
 /// Longest wait for a change to be committed. The majority answered a moment ago.
 const COMMIT_MAX: Duration = Duration::from_secs(10);
 

@@ -104,7 +104,11 @@ impl Peers {
         address: &NodeAddress,
         deadline: Duration,
     ) -> Result<Introduction, RpcError> {
-        let channel = open(node, address, &self.state.read().hello);
+        let hello = self.state.read().hello.clone();
+        // A refused connection fails at once; a server that is only just starting is waited for.
+        let options =
+            ChannelOptions { node: Some(node), connect_timeout: deadline, ..ChannelOptions::default() };
+        let channel = Channel::new(address.clone(), hello, Class::Metadata, options);
         decode(&call(&channel, &PeerRequest::Introduce, deadline).await?)
     }
 
