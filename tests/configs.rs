@@ -35,7 +35,7 @@ fn all_configurations_are_fine_and_agree() {
         assert_eq!(ids.len(), 6, "{folder}: ids are shared");
         for config in &meta {
             assert_eq!(config.peers, meta[0].peers, "{folder}: {} has other peers", config.name);
-            let own = config.voters().into_iter().find(|v| v.node == config.node_id()).unwrap();
+            let own = config.servers().into_iter().find(|v| v.node == config.node_id()).unwrap();
             assert_eq!(
                 own.address,
                 config.address(),

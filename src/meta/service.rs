@@ -168,6 +168,7 @@ impl Service {
                     self.consensus.wait_applied(index, deadline).await?;
                     return Ok(index);
                 }
+                Ok(Err(_)) if self.consensus.has_ended() => RpcError::Stopping,
                 Ok(Err(e)) => e,
                 Err(_) => return Err(RpcError::NoLeader),
             };
@@ -404,6 +405,8 @@ impl Service {
                         Err(e) => self.of_leader(e),
                     }
                 }
+                // Another server is to be asked at once.
+                None if self.consensus.has_ended() => RpcError::Stopping,
                 None => RpcError::NoLeader,
             };
             if !worth_waiting(&failed) || runtime::now() + LEADER_POLL >= deadline {

@@ -221,7 +221,8 @@ mod tests {
         let addresses = [(NodeId(4), given)].into();
         let members = Members { voters: of(&[1, 2, 4, 5]), addresses, ..Members::default() };
         let moved = server(2, "b:1");
-        let known = known(&[moved.clone()], &[(NodeId(4), server(4, "0.0.0.0:1"))].into(), &members);
+        let known =
+            known(std::slice::from_ref(&moved), &[(NodeId(4), server(4, "0.0.0.0:1"))].into(), &members);
         let (ops, nameless) = of_members(&map, &members, &known);
         assert_eq!(ops, [Op::RemoveMeta(NodeId(3)), Op::PutMeta(moved), Op::PutMeta(server(4, "d:1"))]);
         assert_eq!(nameless, [NodeId(5)]);

@@ -373,11 +373,11 @@ mod tests {
     fn a_wiped_voter_waits_for_all_others_of_the_newest_membership() {
         let all = &[&[1_u64, 2, 3][..]];
         let [two, three] = [member(2, 7, 0, all, &[]), member(3, 4, 0, all, &[])];
-        assert_eq!(judged(1, &[1, 2, 3], &[two.clone()]), Verdict::Wait);
+        assert_eq!(judged(1, &[1, 2, 3], std::slice::from_ref(&two)), Verdict::Wait);
         assert_eq!(judged(1, &[1, 2, 3], &[two.clone(), three]), Verdict::Join { floor: 7 });
         // 3 was replaced by 4 meanwhile: 3 need not answer any more, and 4 must.
         let now = member(2, 7, 9, &[&[1, 2, 4]], &[]);
-        assert_eq!(judged(1, &[1, 2, 3], &[now.clone()]), Verdict::Wait);
+        assert_eq!(judged(1, &[1, 2, 3], std::slice::from_ref(&now)), Verdict::Wait);
         assert_eq!(
             judged(1, &[1, 2, 3], &[now, member(4, 8, 9, &[&[1, 2, 4]], &[])]),
             Verdict::Join { floor: 8 }
@@ -394,11 +394,11 @@ mod tests {
     #[test]
     fn a_new_server_needs_the_word_of_a_confirmed_leader_only() {
         let unsure = member(2, 5, 9, &[&[1, 2, 3]], &[4]);
-        assert_eq!(judged(4, &[], &[unsure.clone()]), Verdict::Wait);
+        assert_eq!(judged(4, &[], std::slice::from_ref(&unsure)), Verdict::Wait);
         let sure = Roster { confirmed: true, removed: [8].into(), ..unsure.clone() };
-        assert_eq!(judged(4, &[], &[sure.clone()]), Verdict::Join { floor: 5 });
-        assert_eq!(judged(5, &[], &[sure.clone()]), Verdict::Stranger);
-        assert_eq!(judged(8, &[], &[sure.clone()]), Verdict::Removed);
+        assert_eq!(judged(4, &[], std::slice::from_ref(&sure)), Verdict::Join { floor: 5 });
+        assert_eq!(judged(5, &[], std::slice::from_ref(&sure)), Verdict::Stranger);
+        assert_eq!(judged(8, &[], std::slice::from_ref(&sure)), Verdict::Removed);
         let newer = member(3, 6, 11, &[&[1, 2, 3]], &[]);
         assert_eq!(judged(4, &[], &[sure, newer]), Verdict::Wait, "that leader does not know the newest");
         assert_eq!(

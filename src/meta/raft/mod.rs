@@ -385,6 +385,12 @@ impl Consensus {
         leader_of(&self.shared.raft.get()?.metrics().borrow_watched()).filter(|_| !self.is_removed())
     }
 
+    /// Consensus has ended on this node: it will not learn who leads.
+    #[must_use]
+    pub fn has_ended(&self) -> bool {
+        self.shared.raft.get().is_some_and(|raft| raft.metrics().borrow_watched().running_state.is_err())
+    }
+
     /// Where a member answers.
     #[must_use]
     pub fn address(&self, node: NodeId) -> Option<NodeAddress> {
