@@ -371,8 +371,10 @@ impl MetaServers {
         let known =
             |s: &Arc<MetaServer>, meta: &MetaNode| s.address == meta.address || s.node() == Some(meta.node);
         let missing: Vec<_> = map.meta.values().filter(|meta| !new.iter().any(|s| known(s, meta))).collect();
-        // They may be the ones that are given and have not said yet who they are; `workers` looks again when they have.
-        let may_be = new.iter().filter(|s| s.node().is_none() && !s.is_suspect()).count();
+        // They may be the ones that are given, by other names than in the map, and have not said yet who they are; `workers` looks
+        // again when they have.
+        let is_named = |s: &Arc<MetaServer>| map.meta.values().any(|meta| meta.address == s.address);
+        let may_be = new.iter().filter(|s| s.node().is_none() && !s.is_suspect() && !is_named(s)).count();
         for meta in missing.into_iter().skip(may_be) {
             let kept = list.iter().find(|s| s.address == meta.address).cloned();
             new.push(kept.unwrap_or_else(|| {
