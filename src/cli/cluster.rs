@@ -9,10 +9,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use clap::{Args, Subcommand};
-use comfy_table::Cell;
 use serde_json::json;
 
-use super::status::{self, colored, known, number, table};
+use super::status::{self, known, table, who};
 use super::text::Out;
 use super::{Failure, Global};
 use crate::config;
@@ -406,16 +405,9 @@ fn members_json(status: &ClusterStatus) -> serde_json::Value {
 fn render(status: &ClusterStatus, color: bool) -> String {
     let mut table = table(&["meta", "node", "role", "state", "address", "log", "lag"], color);
     for m in &status.meta {
-        let state = if m.reachable { m.raft_state.as_str() } else { "unreachable" };
-        table.add_row(vec![
-            Cell::new(&m.name),
-            number(m.node),
-            Cell::new(if m.role.is_empty() { "-" } else { &m.role }),
-            colored(state, m.reachable, color),
-            Cell::new(&m.address),
-            known(m.last_log),
-            known(m.lag),
-        ]);
+        let mut row = who(m, color);
+        row.extend([known(m.last_log), known(m.lag)]);
+        table.add_row(row);
     }
     let mut text = format!("{table}\n");
     if status.is_changing {

@@ -19,7 +19,7 @@ use crate::net::{Channel, ChannelOptions};
 use crate::runtime;
 use crate::types::{NodeAddress, codec};
 use crate::wire::message::{MetaReply, MetaRequest, kind};
-use crate::wire::status::{ClusterStatus, DataNodeStatus, Health};
+use crate::wire::status::{ClusterStatus, DataNodeStatus, Health, MetaNodeStatus};
 use crate::wire::{Class, Hello, Role};
 
 /// How long one server may take: it asks its peers itself, with a bound below this.
@@ -165,7 +165,7 @@ pub(super) fn table(header: &[&str], color: bool) -> Table {
     table
 }
 
-pub(super) fn number(value: impl ToString) -> Cell {
+fn number(value: impl ToString) -> Cell {
     Cell::new(value.to_string()).set_alignment(CellAlignment::Right)
 }
 
@@ -173,9 +173,21 @@ pub(super) fn known<T: ToString>(value: Option<T>) -> Cell {
     value.map_or_else(|| number("-"), number)
 }
 
-pub(super) fn colored(word: &str, good: bool, color: bool) -> Cell {
+fn colored(word: &str, good: bool, color: bool) -> Cell {
     let cell = Cell::new(word);
     if color { cell.fg(if good { Color::Green } else { Color::Red }) } else { cell }
+}
+
+/// The columns meta, node, role, state and address.
+pub(super) fn who(m: &MetaNodeStatus, color: bool) -> Vec<Cell> {
+    let state = if m.reachable { m.raft_state.as_str() } else { "unreachable" };
+    vec![
+        Cell::new(&m.name),
+        number(m.node),
+        Cell::new(if m.role.is_empty() { "-" } else { &m.role }),
+        colored(state, m.reachable, color),
+        Cell::new(&m.address),
+    ]
 }
 
 fn meta_table(status: &ClusterStatus, color: bool) -> Table {
@@ -185,13 +197,8 @@ fn meta_table(status: &ClusterStatus, color: bool) -> Table {
     ];
     let mut table = table(&header, color);
     for m in &status.meta {
-        let state = if m.reachable { m.raft_state.as_str() } else { "unreachable" };
-        table.add_row(vec![
-            Cell::new(&m.name),
-            number(m.node),
-            Cell::new(if m.role.is_empty() { "-" } else { &m.role }),
-            colored(state, m.reachable, color),
-            Cell::new(&m.address),
+        let mut row = who(m, color);
+        row.extend([
             Cell::new(&m.http),
             known(m.term),
             known(m.last_log),
@@ -201,6 +208,7 @@ fn meta_table(status: &ClusterStatus, color: bool) -> Table {
             known(m.request_rate.map(|r| format!("{r:.0}"))),
             known(m.resident_bytes.map(HumanBytes)),
         ]);
+        table.add_row(row);
     }
     table
 }
@@ -243,7 +251,7 @@ fn data_table(status: &ClusterStatus, color: bool) -> Table {
 mod tests {
     use super::*;
     use crate::types::NodeId;
-    use crate::wire::status::{DataNodeStatus, HealthReason, MetaNodeStatus};
+    use crate::wire::status::{DataNodeStatus, HealthReason};
 
     #[test]
     fn a_page_says_who_is_gone_and_what_to_do() {
