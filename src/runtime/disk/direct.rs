@@ -18,7 +18,7 @@ use rustix::fs::OFlags;
 use rustix::io::Errno;
 
 /// Multiple of the sector of any device there is.
-const ALIGN: usize = 4096;
+pub(super) const ALIGN: usize = 4096;
 /// The sector of most devices.
 const SECTOR: usize = 512;
 /// Parts of this length or more are not copied if they need not be.
@@ -101,7 +101,7 @@ pub(super) fn read(file: &File, room: &mut [u8], offset: u64) -> io::Result<Opti
 }
 
 /// The first `len` bytes of `memory` at an aligned address; it grows as needed.
-fn aligned(memory: &mut Vec<u8>, len: usize) -> &mut [u8] {
+pub(super) fn aligned(memory: &mut Vec<u8>, len: usize) -> &mut [u8] {
     if memory.len() < len + ALIGN {
         memory.resize(len + ALIGN, 0);
     }

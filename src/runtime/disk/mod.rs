@@ -6,8 +6,8 @@
 //! [`Disk::has_threads`] says no, its users start no thread. Not here: which call follows which. That order is the
 //! business of who calls.
 //!
-//! Files: this one (what is asked), `real`, `direct` (large writes and reads), `stream` (a file from its start to its end),
-//! `memory_disk` and `memory_files`.
+//! Files: this one (what is asked), `real`, `direct` (large writes and reads), `through` (small durable writes), `stream` (a file from
+//! its start to its end), `memory_disk` and `memory_files`.
 
 mod direct;
 mod memory_disk;
@@ -16,6 +16,7 @@ mod real;
 mod stream;
 #[cfg(test)]
 mod tests;
+mod through;
 
 use std::ffi::OsString;
 use std::fmt;
@@ -48,6 +49,16 @@ pub trait DiskFile: Send + Sync + fmt::Debug {
     /// # Errors
     /// What the system says; part of the bytes may have been written.
     fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()>;
+
+    /// Writes `bytes` from `offset` on, as [`DiskFile::write_at`], and makes *them* durable; what was written before and not synced need
+    /// not be. The file must be that long already. What stands behind them, up to 4 KiB, may become zeros.
+    ///
+    /// # Errors
+    /// As both; the contents are then unknown.
+    fn write_through(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
+        self.write_at(bytes, offset)?;
+        self.sync()
+    }
 
     /// Cuts the file, or fills it with zeros, to `len` bytes. A crash before [`DiskFile::sync`] may undo it.
     ///

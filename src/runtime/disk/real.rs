@@ -9,8 +9,10 @@ use std::num::NonZeroU64;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
+use parking_lot::Mutex;
 use rustix::fs::Advice;
 
+use super::through::Through;
 use super::{Disk, DiskEntry, DiskFile, DiskLock, DiskSpace, Way, direct};
 
 /// The kernel's name of this boot.
@@ -24,48 +26,67 @@ pub struct RealDisk;
 const READ_AHEAD_MIN: usize = 256 << 10;
 
 #[derive(Debug)]
-struct RealFile(fs::File);
+struct RealFile {
+    file: fs::File,
+    through: Mutex<Through>,
+}
+
+impl From<fs::File> for RealFile {
+    fn from(file: fs::File) -> Self {
+        Self { file, through: Mutex::default() }
+    }
+}
 
 impl DiskFile for RealFile {
     fn write(&mut self, parts: &[&[u8]]) -> io::Result<()> {
         if parts.iter().map(|part| part.len()).sum::<usize>() >= direct::LEN_MIN {
-            return direct::write(&self.0, parts);
+            return direct::write(&self.file, parts);
         }
-        parts.iter().try_for_each(|part| self.0.write_all(part))
+        parts.iter().try_for_each(|part| self.file.write_all(part))
     }
 
     fn sync(&self) -> io::Result<()> {
-        self.0.sync_data()
+        self.file.sync_data()
     }
 
     fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
-        self.0.write_all_at(bytes, offset)
+        self.through.lock().forget();
+        self.file.write_all_at(bytes, offset)
+    }
+
+    fn write_through(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
+        if self.through.lock().write(&self.file, bytes, offset)? {
+            return Ok(());
+        }
+        self.write_at(bytes, offset)?;
+        self.sync()
     }
 
     fn set_len(&self, len: u64) -> io::Result<()> {
-        self.0.set_len(len)
+        self.through.lock().forget();
+        self.file.set_len(len)
     }
 
     fn length(&self) -> io::Result<u64> {
-        Ok(self.0.metadata()?.len())
+        Ok(self.file.metadata()?.len())
     }
 
     fn read_into(&self, room: &mut [u8], offset: u64, way: Way) -> io::Result<usize> {
         if way == Way::Direct
-            && let Some(read) = direct::read(&self.0, room, offset)?
+            && let Some(read) = direct::read(&self.file, room, offset)?
         {
             return Ok(read);
         }
         if room.len() >= READ_AHEAD_MIN {
             // All of it at once: the window that the system itself reads ahead is a thirtieth of a block. Advice only.
             let len = NonZeroU64::new(room.len() as u64);
-            if let Err(error) = rustix::fs::fadvise(&self.0, offset, len, Advice::WillNeed) {
+            if let Err(error) = rustix::fs::fadvise(&self.file, offset, len, Advice::WillNeed) {
                 tracing::debug!(%error, "no read-ahead");
             }
         }
         let mut done = 0;
         while done < room.len() {
-            match rustix::io::pread(&self.0, &mut room[done..], offset + done as u64) {
+            match rustix::io::pread(&self.file, &mut room[done..], offset + done as u64) {
                 Ok(0) => break,
                 Ok(len) => done += len,
                 Err(rustix::io::Errno::INTR) => {}
@@ -85,15 +106,15 @@ impl DiskLock for RealLock {}
 impl Disk for RealDisk {
     fn create(&self, path: &Path) -> io::Result<Box<dyn DiskFile>> {
         let file = fs::OpenOptions::new().read(true).write(true).create(true).truncate(true).open(path)?;
-        Ok(Box::new(RealFile(file)))
+        Ok(Box::new(RealFile::from(file)))
     }
 
     fn open(&self, path: &Path) -> io::Result<Box<dyn DiskFile>> {
-        Ok(Box::new(RealFile(fs::File::open(path)?)))
+        Ok(Box::new(RealFile::from(fs::File::open(path)?)))
     }
 
     fn open_to_write(&self, path: &Path) -> io::Result<Box<dyn DiskFile>> {
-        Ok(Box::new(RealFile(fs::File::options().read(true).write(true).open(path)?)))
+        Ok(Box::new(RealFile::from(fs::File::options().read(true).write(true).open(path)?)))
     }
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {

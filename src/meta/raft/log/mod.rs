@@ -30,6 +30,7 @@ use crate::runtime::{self, Task};
 use crate::types::LogIndex;
 use record::{HEADER_LEN, Record};
 use scan::{Segment, Slot, io_error, next};
+use writer::{Before, Place};
 
 pub(super) use record::{EntryId, EntryKind, HardState, INDEX_MAX, Standing, StoredEntry, StoredVote};
 
@@ -130,6 +131,10 @@ fn boot_of(disk: &dyn Disk) -> u128 {
 }
 
 impl Shared {
+    fn place(&self) -> Place<'_> {
+        Place { disk: &*self.disk, dir: &self.dir, segment_len: self.options.segment_len }
+    }
+
     fn wake(&self) {
         match &self.woken {
             Some(woken) => woken.notify_one(),
@@ -191,10 +196,12 @@ impl Log {
             }
         }
         state.want_sync(None);
-        let mut first = std::mem::take(&mut state.queue);
+        let first = std::mem::take(&mut state.queue);
         state.queued_len = 0;
-        for chunk in &mut first {
-            writer::write(&*disk, dir, chunk, true).map_err(io_error("writing", &chunk.segment.path))?;
+        let place = Place { disk: &*disk, dir, segment_len: options.segment_len };
+        for chunk in &first {
+            writer::write(&place, chunk, Before::Unknown)
+                .map_err(io_error("writing", &chunk.segment.path))?;
             state.written = (chunk.segment.number, chunk.end);
             state.synced = state.written;
         }
@@ -241,7 +248,7 @@ impl Log {
         self.shared().state.lock().hard.last.map_or(LogIndex(0), |last| log_index(last.index))
     }
 
-    /// Bytes of all segment files.
+    /// Bytes of all segment files, without the room ahead.
     pub(super) fn len(&self) -> u64 {
         let state = self.shared().state.lock();
         state.segments.iter().map(|segment| u64::from(segment.len.load(Ordering::Relaxed))).sum()

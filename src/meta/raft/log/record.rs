@@ -1,15 +1,17 @@
 //! Bytes of the raft log: segment header, record header, bodies.
 //!
 //! ```text
-//! segment: | "PMRAFTLG" | version u32 | 0 u32 | number u64 | crc32c u32 of bytes 0..24 | records...
-//! record:  | magic u32 | body len u32 | synced u32 | crc32c u32 of the body | kind u8, 0 u8 x3 |
+//! segment: | "PMRAFTLG" | version u32 | 0 u32 | number u64 | crc32c u32 of bytes 0..24 | records... | zeros
+//! record:  | magic u32 | body len u32 | synced u32 | crc32c u32 of the body | kind u8, zeros u24 |
 //!          | crc32c u32 of (segment number, offset, bytes 0..20) | body
 //! entry:   | term u64 | index u64 | data
 //! ```
 //!
 //! All numbers are little-endian. Holds: every byte is under a checksum; the header's covers where the record stands,
 //! so that an older record left over in reused disk space is none. `synced` is how many bytes of the segment were
-//! known to be on the disk when the record was made: damage below it is no torn tail.
+//! known to be on the disk when the record was made: damage below it is no torn tail. `zeros` is how many zero bytes end
+//! the body, so that the zeros that were there before a write that did not finish are told from those of a body. In version 1 it
+//! is 0, and no zeros follow the records.
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
@@ -21,8 +23,12 @@ pub(super) const HEADER_LEN: usize = 24;
 /// Where a header says of which kind its record is.
 pub(super) const KIND_AT: usize = 16;
 const SEGMENT_MAGIC: &[u8; 8] = b"PMRAFTLG";
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
+/// Segments without zeros behind their records. They are read, and gone on with.
+const VERSION_UNPADDED: u32 = 1;
 const MAGIC: u32 = 0x474f_4c52;
+/// Bytes that a write puts into the page cache at a time, at least, on every machine there is.
+const PAGE_LEN: usize = 4096;
 /// Bytes of term and index before the data of an entry.
 const ID_LEN: usize = 16;
 /// Longest body that is believed: an entry with room for what goes with it.
@@ -109,9 +115,13 @@ const KIND_MEMBERSHIP: u8 = 4;
 
 /// The header of segment `number`.
 pub(super) fn segment_header(number: u64) -> Vec<u8> {
+    segment_header_of(number, VERSION)
+}
+
+fn segment_header_of(number: u64, version: u32) -> Vec<u8> {
     let mut out = Vec::with_capacity(SEGMENT_HEADER_LEN);
     out.extend_from_slice(SEGMENT_MAGIC);
-    out.extend_from_slice(&VERSION.to_le_bytes());
+    out.extend_from_slice(&version.to_le_bytes());
     out.extend_from_slice(&0u32.to_le_bytes());
     out.extend_from_slice(&number.to_le_bytes());
     let crc = crc32c::crc32c(&out);
@@ -123,7 +133,7 @@ pub(super) fn segment_header(number: u64) -> Vec<u8> {
 pub(super) fn check_segment_header(bytes: &[u8], number: u64) -> Result<(), String> {
     let want = segment_header(number);
     match bytes.get(..SEGMENT_HEADER_LEN) {
-        Some(found) if found == want => Ok(()),
+        Some(found) if found == want || found == segment_header_of(number, VERSION_UNPADDED) => Ok(()),
         Some(found) if found[..8] == want[..8] && found[8..12] != want[8..12] && sealed(found) => {
             Err("it was written by another version of this program".into())
         }
@@ -143,12 +153,19 @@ fn put_header(out: &mut [u8], number: u64, offset: u32, synced: u32, kind: u8) {
     header[4..8].copy_from_slice(&len.to_le_bytes());
     header[8..12].copy_from_slice(&synced.to_le_bytes());
     header[12..16].copy_from_slice(&crc32c::crc32c(body).to_le_bytes());
-    header[16..20].copy_from_slice(&[kind, 0, 0, 0]);
+    let [zeros @ .., _] = zeros_at_end(body).to_le_bytes();
+    header[KIND_AT] = kind;
+    header[KIND_AT + 1..KIND_AT + 4].copy_from_slice(&zeros);
     let crc = header_crc(header, number, offset);
     header[20..24].copy_from_slice(&crc.to_le_bytes());
 }
 
-fn header_crc(header: &[u8], number: u64, offset: u32) -> u32 {
+fn zeros_at_end(body: &[u8]) -> u32 {
+    let zeros = body.iter().rev().take_while(|byte| **byte == 0).count();
+    u32::try_from(zeros).expect("a body is at most BODY_LEN_MAX, which three bytes can count")
+}
+
+pub(super) fn header_crc(header: &[u8], number: u64, offset: u32) -> u32 {
     let crc = crc32c::crc32c(&number.to_le_bytes());
     let crc = crc32c::crc32c_append(crc, &offset.to_le_bytes());
     crc32c::crc32c_append(crc, &header[..20])
@@ -200,6 +217,8 @@ pub(super) struct Header {
     pub(super) synced: u32,
     body_crc: u32,
     kind: u8,
+    /// Zero bytes at the end of the body.
+    zeros: usize,
 }
 
 fn u32_at(bytes: &[u8], at: usize) -> u32 {
@@ -220,7 +239,37 @@ pub(super) fn header(bytes: &[u8], number: u64, offset: u32) -> Result<Header, B
     if body_len > BODY_LEN_MAX {
         return Err(Bad::Damaged("a record is longer than any can be"));
     }
-    Ok(Header { body_len, synced: u32_at(header, 8), body_crc: u32_at(header, 12), kind: header[KIND_AT] })
+    let zeros = (u32_at(header, KIND_AT) >> 8) as usize;
+    if zeros > body_len {
+        return Err(Bad::Damaged("a record ends in more zeros than it has bytes"));
+    }
+    Ok(Header {
+        body_len,
+        synced: u32_at(header, 8),
+        body_crc: u32_at(header, 12),
+        kind: header[KIND_AT],
+        zeros,
+    })
+}
+
+/// What stands at the beginning of `bytes`, which go on to the end of the file, where no whole record does: whether it is a
+/// write that did not finish over the zeros that were there. Such a write has put down the beginning of its bytes, up to the end
+/// of a page of the cache.
+pub(super) fn unfinished(bytes: &[u8], number: u64, offset: u32) -> bool {
+    let offset_in_page = offset as usize % PAGE_LEN;
+    let written = bytes.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1);
+    let stopped = (offset_in_page + written).next_multiple_of(PAGE_LEN) - offset_in_page;
+    // The last byte that is not a zero in what was to be written; at least the header would be there.
+    let whole = match header(bytes, number, offset) {
+        Ok(header) => HEADER_LEN + header.body_len - header.zeros,
+        Err(_) => HEADER_LEN,
+    };
+    stopped < whole && bytes.len() > whole
+}
+
+/// Whether nothing but zeros is there.
+pub(super) fn is_blank(bytes: &[u8]) -> bool {
+    bytes.iter().all(|byte| *byte == 0)
 }
 
 /// The record at the beginning of `bytes`, and its length. The data of an entry shares the buffer.

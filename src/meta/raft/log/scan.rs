@@ -1,8 +1,9 @@
 //! Opening: reads every segment from the oldest to the newest, verifies all of it, and says what the log holds.
 //!
 //! Called once by [`super::Log::open`]. Holds: what is not whole is an error that names the file, with one exception:
-//! the end of the newest segment, where a write may have stopped. It is cut there if bytes are missing, or if the
-//! machine has rebooted since and nothing shows that the damaged bytes had ever been synced.
+//! the end of the newest segment, where a write may have stopped. It is cut there if bytes are missing, or are the zeros that
+//! stood there before, or if the machine has rebooted since and nothing shows that the damaged bytes had ever been synced.
+//! Zeros up to the end of a file are room for what comes (`writer`).
 
 use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
@@ -23,14 +24,16 @@ pub(super) struct Segment {
     pub(super) path: PathBuf,
     /// Set once the file is there.
     pub(super) file: OnceLock<Box<dyn DiskFile>>,
-    /// Its bytes, those queued included; for the status.
+    /// Its bytes, those queued included, without the zeros behind them; for the status.
     pub(super) len: AtomicU32,
+    /// Bytes that the file has, with the zeros. The writer's.
+    pub(super) room: AtomicU32,
 }
 
 impl Segment {
     pub(super) fn new(dir: &Path, number: u64) -> Self {
         let path = dir.join(format!("{number:016x}.{SUFFIX}"));
-        Self { number, path, file: OnceLock::new(), len: AtomicU32::new(0) }
+        Self { number, path, file: OnceLock::new(), len: AtomicU32::new(0), room: AtomicU32::new(0) }
     }
 
     pub(super) fn file(&self) -> std::io::Result<&dyn DiskFile> {
@@ -134,7 +137,12 @@ fn scan_segment(
     let is_first = found.segments.is_empty();
     let mut at = SEGMENT_HEADER_LEN;
     let mut end = bytes.len();
+    let mut room = end;
     while at < end {
+        if record::is_blank(&bytes[at..]) {
+            end = at;
+            break;
+        }
         let offset = u32::try_from(at).map_err(|_| damaged(&path, at, "it is longer than 4 GiB"))?;
         let (record, len) = match record::record(&bytes.slice(at..), number, offset) {
             Ok(found) => found,
@@ -142,7 +150,10 @@ fn scan_segment(
                 let torn = match bad {
                     Bad::Short => true,
                     // Bytes that were written in this boot are in the page cache as they were written.
-                    Bad::Damaged(_) => found.hard.boot != boot && !record::durable_behind(&bytes, number, at),
+                    Bad::Damaged(_) => {
+                        record::unfinished(&bytes[at..], number, offset)
+                            || found.hard.boot != boot && !record::durable_behind(&bytes, number, at)
+                    }
                 };
                 if !is_last || !torn || at == SEGMENT_HEADER_LEN {
                     let reason = match bad {
@@ -157,7 +168,7 @@ fn scan_segment(
                 );
                 file.set_len(at as u64).map_err(io_error("cutting", &path))?;
                 file.sync().map_err(io_error("syncing", &path))?;
-                end = at;
+                (end, room) = (at, at);
                 break;
             }
         };
@@ -174,6 +185,8 @@ fn scan_segment(
     }
     found.tail_len = u32::try_from(end).map_err(|_| damaged(&path, end, "it is longer than 4 GiB"))?;
     segment.len.store(found.tail_len, Ordering::Relaxed);
+    let room = u32::try_from(room).map_err(|_| damaged(&path, end, "it is longer than 4 GiB"))?;
+    segment.room.store(room, Ordering::Relaxed);
     found.segments.push_back(Arc::new(segment));
     Ok(())
 }

@@ -10,7 +10,7 @@ use crate::runtime::disk::{MemoryDisk, RealDisk};
 
 mod crash;
 
-const OPTIONS: LogOptions = LogOptions { cache_len: 1 << 20, segment_len: 1 << 20 };
+const OPTIONS: LogOptions = LogOptions { cache_len: 1 << 20, segment_len: 128 << 10 };
 const SMALL: LogOptions = LogOptions { cache_len: 100, segment_len: 600 };
 
 fn entry(term: u64, index: u64, data: &str) -> StoredEntry {
@@ -58,6 +58,11 @@ fn segments(dir: &Path) -> Vec<PathBuf> {
     paths
 }
 
+/// Bytes of the records of the last segment.
+fn last_len(log: &Log) -> u64 {
+    log.shared().state.lock().tail_len.into()
+}
+
 /// A copy of the log's files as they are now: what a crash leaves.
 fn image(dir: &Path) -> TempDir {
     let copy = TempDir::new().unwrap();
@@ -65,6 +70,21 @@ fn image(dir: &Path) -> TempDir {
         fs::copy(&path, copy.path().join(path.file_name().unwrap())).unwrap();
     }
     copy
+}
+
+/// The same in memory: of the files in `dir`, with one byte changed.
+fn flipped(dir: &Path, victim: &Path, at: usize) -> Arc<MemoryDisk> {
+    let disk = MemoryDisk::new();
+    disk.set_threads(false);
+    disk.make_dirs(dir).unwrap();
+    for path in segments(dir) {
+        let mut bytes = fs::read(&path).unwrap();
+        if path == victim {
+            bytes[at] ^= 0x10;
+        }
+        disk.create(&path).unwrap().write_at(&bytes, 0).unwrap();
+    }
+    Arc::new(disk)
 }
 
 #[tokio::test]
@@ -184,11 +204,10 @@ async fn cut_at_every_byte_it_opens_with_the_records_before_the_cut() {
     let dir = TempDir::new().unwrap();
     let log = open(dir.path(), OPTIONS).unwrap();
     let mut ends = vec![];
-    let path = segments(dir.path())[0].clone();
-    let opened = fs::metadata(&path).unwrap().len();
+    let opened = log.len();
     for index in 0..6 {
         append(&log, entries(index..index + 1)).await;
-        ends.push(fs::metadata(&path).unwrap().len());
+        ends.push(log.len());
     }
     for boot in [boot_id(), boot_id() ^ 1] {
         for cut in opened..=*ends.last().unwrap() {
@@ -221,29 +240,27 @@ async fn a_flip_of_any_byte_is_noticed() {
     let files = segments(dir.path());
     assert!(files.len() > 1);
     let last = files.last().unwrap().clone();
-    let before_last = fs::metadata(&last).unwrap().len();
+    let before_last = last_len(&log);
     append(&log, entries(20..21)).await;
     assert_eq!(segments(dir.path()).len(), files.len(), "the last write went to the last file");
+    let after_last = last_len(&log);
 
     for path in &files {
         let name = path.file_name().unwrap();
         for at in 0..fs::metadata(path).unwrap().len() {
-            let copy = image(dir.path());
-            let victim = copy.path().join(name);
-            let mut bytes = fs::read(&victim).unwrap();
-            bytes[usize::try_from(at).unwrap()] ^= 0x10;
-            fs::write(&victim, &bytes).unwrap();
-
-            let error = open(copy.path(), SMALL).err().unwrap_or_else(|| panic!("{name:?} byte {at}"));
-            let error = error.to_string();
+            let disk = flipped(dir.path(), path, usize::try_from(at).unwrap());
+            let error = Log::open_in_boot(disk.clone(), dir.path(), SMALL, boot_id());
+            let error = error.err().unwrap_or_else(|| panic!("{name:?} byte {at}")).to_string();
             assert!(
                 error.contains(name.to_str().unwrap()) && error.contains("rejoin by snapshot"),
                 "{error}"
             );
 
-            let rebooted = open_in_boot(copy.path(), SMALL, boot_id() ^ 1);
+            let rebooted = Log::open_in_boot(disk, dir.path(), SMALL, boot_id() ^ 1);
             if *path == last && at >= before_last {
-                assert_eq!(all(&rebooted.unwrap()).await, entries(0..20));
+                // Behind the last write is room, and what stands there is nobody's.
+                let whole = if at < after_last { 20 } else { 21 };
+                assert_eq!(all(&rebooted.unwrap()).await, entries(0..whole));
             } else {
                 assert!(rebooted.is_err(), "{name:?} byte {at} after a reboot");
             }
@@ -259,7 +276,7 @@ async fn a_flip_under_a_running_server_is_an_error_of_the_read() {
     append(&log, entries(0..60)).await;
     let path = segments(dir.path())[0].clone();
     let mut bytes = fs::read(&path).unwrap();
-    let at = bytes.len() - 5;
+    let at = bytes.iter().rposition(|byte| *byte != 0).unwrap() - 5;
     bytes[at] ^= 1;
     fs::write(&path, &bytes).unwrap();
     let error = log.read(0, 60, usize::MAX).await.unwrap_err().to_string();
@@ -267,18 +284,138 @@ async fn a_flip_under_a_running_server_is_an_error_of_the_read() {
     assert_eq!(log.read(50, 60, usize::MAX).await.unwrap(), entries(50..60), "others are still there");
 }
 
-/// A power cut may leave a file longer than what was written to it, with zeros there.
+/// A write that a kill stopped has put down some pages of its bytes; behind them are the zeros that were there before.
 #[tokio::test]
-async fn zeros_behind_the_last_write_are_cut_after_a_reboot() {
+async fn a_write_that_stopped_at_a_page_is_cut_in_the_boot_that_wrote_it() {
+    const PAGE: usize = 4096;
     let dir = TempDir::new().unwrap();
     let log = open(dir.path(), OPTIONS).unwrap();
     append(&log, entries(0..5)).await;
-    let copy = image(dir.path());
-    let path = segments(copy.path())[0].clone();
-    let len = fs::metadata(&path).unwrap().len();
-    fs::File::options().write(true).open(&path).unwrap().set_len(len + 4096).unwrap();
-    let log = open_in_boot(copy.path(), OPTIONS, boot_id() ^ 1).unwrap();
-    assert_eq!(all(&log).await, entries(0..5));
+    let start = usize::try_from(last_len(&log)).unwrap();
+    // Zeros at the end of a body, and where a header lies across the end of a page.
+    let zeros = "\0".repeat(3 * PAGE);
+    let mut written = vec![entry(1, 5, &zeros), entry(1, 6, "x")];
+    let len = written.iter().map(StoredEntry::record_len).sum::<usize>();
+    let fill = (2 * PAGE - (start + len) % PAGE - HEADER_LEN - 16 - 10) % PAGE;
+    written.push(entry(1, 7, &"f".repeat(fill)));
+    written.extend([entry(1, 8, &format!("{}1", "y".repeat(2 * PAGE))), entry(1, 9, &zeros)]);
+    let mut ends = vec![start];
+    for entry in &written {
+        ends.push(ends.last().unwrap() + entry.record_len());
+    }
+    assert!(ends.iter().any(|end| PAGE - end % PAGE < HEADER_LEN), "a header across the end of a page");
+    append(&log, written.clone()).await;
+    assert_eq!(last_len(&log), *ends.last().unwrap() as u64);
+
+    let first_page = start.next_multiple_of(PAGE);
+    for stop in (first_page..*ends.last().unwrap()).step_by(PAGE) {
+        let copy = image(dir.path());
+        let path = segments(copy.path())[0].clone();
+        let mut bytes = fs::read(&path).unwrap();
+        bytes[stop..].fill(0);
+        fs::write(&path, &bytes).unwrap();
+        let log = open(copy.path(), OPTIONS).unwrap();
+        let found = all(&log).await;
+        // The zeros of the last body were there before they were written.
+        let whole = ends[1..].iter().filter(|end| **end <= stop).count();
+        let least = 5 + whole;
+        assert!(
+            found.len() == least || found.len() == least + 1,
+            "{} entries at {stop}, not {least}",
+            found.len()
+        );
+        assert_eq!(found[5..], written[..found.len() - 5], "stopped at {stop}");
+        let next = found.len() as u64;
+        append(&log, entries(next..next + 1)).await;
+        log.close();
+        drop(log);
+        assert_eq!(
+            all(&open(copy.path(), OPTIONS).unwrap()).await.len(),
+            found.len() + 1,
+            "stopped at {stop}"
+        );
+    }
+}
+
+/// Zeros at the end of a log that no stopped write explains: they do not begin where a page does.
+#[tokio::test]
+async fn zeros_that_begin_within_a_page_are_damage() {
+    let dir = TempDir::new().unwrap();
+    let log = open(dir.path(), OPTIONS).unwrap();
+    append(&log, vec![entry(1, 0, &"x".repeat(200))]).await;
+    let end = usize::try_from(last_len(&log)).unwrap();
+    for zeros in 1..end - record::SEGMENT_HEADER_LEN {
+        let copy = image(dir.path());
+        let path = segments(copy.path())[0].clone();
+        let mut bytes = fs::read(&path).unwrap();
+        bytes[end - zeros..].fill(0);
+        fs::write(&path, &bytes).unwrap();
+        // Where whole records end cannot be told from the end of the log.
+        if zeros != 200 + HEADER_LEN + 16 {
+            assert!(open(copy.path(), OPTIONS).is_err(), "{zeros} zeros");
+        }
+    }
+}
+
+/// Files are longer than what was written to them; what is written next goes into their room and not behind it.
+#[tokio::test]
+async fn a_file_grows_by_many_entries_at_a_time() {
+    let dir = TempDir::new().unwrap();
+    let log = open(dir.path(), OPTIONS).unwrap();
+    let path = segments(dir.path())[0].clone();
+    let opened = fs::metadata(&path).unwrap().len();
+    append(&log, entries(0..500)).await;
+    assert!(last_len(&log) > 10_000);
+    assert_eq!(fs::metadata(&path).unwrap().len(), opened);
+    log.close();
+    drop(log);
+    // Opening it keeps the room.
+    let log = open(dir.path(), OPTIONS).unwrap();
+    append(&log, entries(500..501)).await;
+    assert_eq!(fs::metadata(&path).unwrap().len(), opened);
+    assert_eq!(all(&log).await, entries(0..501));
+    // And it ends where the segment does.
+    append(&log, entries(501..40_000)).await;
+    log.close();
+    for path in segments(dir.path()) {
+        assert!(fs::metadata(path).unwrap().len() <= u64::from(OPTIONS.segment_len));
+    }
+}
+
+/// What the first version of the format wrote: no zeros behind the records, and none counted.
+#[tokio::test]
+async fn segments_without_room_are_read_and_gone_on_with() {
+    let dir = TempDir::new().unwrap();
+    {
+        let log = open(dir.path(), SMALL).unwrap();
+        append(&log, entries(0..30)).await;
+        log.close();
+    }
+    for path in segments(dir.path()) {
+        let number = u64::from_str_radix(path.file_stem().unwrap().to_str().unwrap(), 16).unwrap();
+        let mut bytes = fs::read(&path).unwrap();
+        bytes[8..12].copy_from_slice(&1u32.to_le_bytes());
+        let crc = crc32c::crc32c(&bytes[..24]);
+        bytes[24..28].copy_from_slice(&crc.to_le_bytes());
+        let mut at = record::SEGMENT_HEADER_LEN;
+        while !record::is_blank(&bytes[at..]) {
+            let offset = u32::try_from(at).unwrap();
+            let len = HEADER_LEN + record::header(&bytes[at..], number, offset).ok().unwrap().body_len;
+            bytes[at + record::KIND_AT + 1..at + record::KIND_AT + 4].fill(0);
+            let crc = record::header_crc(&bytes[at..at + HEADER_LEN], number, offset);
+            bytes[at + 20..at + HEADER_LEN].copy_from_slice(&crc.to_le_bytes());
+            at += len;
+        }
+        bytes.truncate(at);
+        fs::write(&path, &bytes).unwrap();
+    }
+    for _ in 0..2 {
+        let log = open(dir.path(), SMALL).unwrap();
+        let next = all(&log).await.len() as u64;
+        append(&log, entries(next..next + 1)).await;
+        log.close();
+    }
+    assert_eq!(all(&open(dir.path(), SMALL).unwrap()).await, entries(0..32));
 }
 
 /// After a write that failed nothing may be reported as written, or an entry is acknowledged that is nowhere.

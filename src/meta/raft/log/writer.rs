@@ -4,10 +4,12 @@
 //! one fsync, and many callers share them. It is a thread where the disk has threads, and files are then unlinked by a thread
 //! of their own; else a task, and a batch takes the time that the disk says. Holds: a segment is synced before the next
 //! one is begun; a new one stands under its name only with its header and state on the disk; once its task is dropped,
-//! nothing is written any more.
+//! nothing is written any more. A file gets longer by [`PAD_LEN`] at a time, zeros that later batches are written over: to sync
+//! bytes that have their place costs the disk one write, to sync a longer file costs the filesystem's journal another two.
 
 use std::io;
 use std::path::Path;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak, mpsc};
 
 use tokio::sync::Notify;
@@ -15,7 +17,17 @@ use tokio::sync::Notify;
 use super::scan::{SUFFIX_NEW, Segment};
 use super::{Chunk, Shared, closed};
 use crate::runtime;
-use crate::runtime::disk::Disk;
+use crate::runtime::disk::{Disk, DiskFile};
+
+/// Bytes by which a segment file grows: of the order of a thousand entries of a single caller.
+const PAD_LEN: u32 = 256 << 10;
+
+/// Where segments are written, and how long they get.
+pub(super) struct Place<'a> {
+    pub(super) disk: &'a dyn Disk,
+    pub(super) dir: &'a Path,
+    pub(super) segment_len: u32,
+}
 
 /// The thread: runs until the log is closed and all is written.
 pub(super) fn run(shared: &Arc<Shared>) {
@@ -118,7 +130,8 @@ fn write_in_order(shared: &Shared, chunk: &mut Chunk, unsynced: &mut Option<Arc<
     if let Some(before) = unsynced.take_if(|segment| segment.number != chunk.segment.number) {
         before.file()?.sync()?;
     }
-    write(&*shared.disk, &shared.dir, chunk, chunk.sync)?;
+    let before = if unsynced.is_none() { Before::Synced } else { Before::Unknown };
+    write(&shared.place(), chunk, before)?;
     #[cfg(test)]
     if chunk.sync {
         let delay = shared.sync_delay.load(std::sync::atomic::Ordering::Relaxed);
@@ -135,23 +148,78 @@ fn write_in_order(shared: &Shared, chunk: &mut Chunk, unsynced: &mut Option<Arc<
     Ok(())
 }
 
-/// Writes the bytes of `chunk` to the end of its segment, which is made if it is new.
-pub(super) fn write(disk: &dyn Disk, dir: &Path, chunk: &Chunk, sync: bool) -> io::Result<()> {
+/// What is known of the bytes of a segment before those that are written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Before {
+    /// All are on the disk.
+    Synced,
+    Unknown,
+}
+
+/// Writes the bytes of `chunk` to the end of its segment, which is made if it is new. If the chunk is to be synced, so is what
+/// stands before it.
+pub(super) fn write(to: &Place<'_>, chunk: &Chunk, before: Before) -> io::Result<()> {
     let segment = &chunk.segment;
     let len = u32::try_from(chunk.bytes.len()).expect("a chunk is within its segment");
     let offset = u64::from(chunk.end - len);
     if !chunk.creates {
         let file = segment.file()?;
-        file.write_at(&chunk.bytes, offset)?;
-        return if sync { file.sync() } else { Ok(()) };
+        return write_behind(to, file, chunk, offset, before).inspect_err(|_| blank(file, chunk, offset));
     }
     let making = segment.path.with_extension(SUFFIX_NEW);
-    let file = disk.create(&making)?;
+    let file = to.disk.create(&making)?;
     file.write_at(&chunk.bytes, 0)?;
+    make_room(to, &*file, chunk);
     file.sync()?;
-    disk.rename(&making, &segment.path)?;
-    disk.sync_dir(dir)?;
+    to.disk.rename(&making, &segment.path)?;
+    to.disk.sync_dir(to.dir)?;
     segment.file.set(file).map_err(|_| io::Error::other("a segment was made twice"))
+}
+
+fn write_behind(
+    to: &Place<'_>,
+    file: &dyn DiskFile,
+    chunk: &Chunk,
+    offset: u64,
+    before: Before,
+) -> io::Result<()> {
+    if chunk.sync && before == Before::Synced && chunk.end <= chunk.segment.room.load(Ordering::Relaxed) {
+        return file.write_through(&chunk.bytes, offset);
+    }
+    file.write_at(&chunk.bytes, offset)?;
+    make_room(to, file, chunk);
+    if chunk.sync { file.sync() } else { Ok(()) }
+}
+
+/// Takes back what a failed write may have left: nobody was told of it, and the next start would take parts of it for damage, or
+/// whole records that are not on the disk for records that are.
+fn blank(file: &dyn DiskFile, chunk: &Chunk, offset: u64) {
+    let blanked = file.write_at(&vec![0; chunk.bytes.len()], offset).and_then(|()| file.sync());
+    if let Err(e) = blanked {
+        tracing::warn!(
+            segment = %chunk.segment.path.display(), offset, error = %e,
+            "what a failed write left in the raft log could not be taken back; the next start may call it damage"
+        );
+    }
+}
+
+/// Puts zeros behind a chunk that the file got longer by.
+fn make_room(to: &Place<'_>, file: &dyn DiskFile, chunk: &Chunk) {
+    let room = &chunk.segment.room;
+    if chunk.end <= room.load(Ordering::Relaxed) {
+        return;
+    }
+    let until = chunk.end.saturating_add(PAD_LEN).min(to.segment_len.max(chunk.end));
+    let zeros = vec![0; (until - chunk.end) as usize];
+    // A disk without room for zeros may have some for entries; what is wrong with it is reported when it takes none of those.
+    let until = match file.write_at(&zeros, u64::from(chunk.end)) {
+        Ok(()) => until,
+        Err(e) => {
+            tracing::debug!(segment = %chunk.segment.path.display(), error = %e, "no room ahead in the raft log");
+            chunk.end
+        }
+    };
+    room.store(until, Ordering::Relaxed);
 }
 
 /// Removes a purged segment.
