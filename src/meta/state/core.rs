@@ -23,6 +23,7 @@ use super::engines::Engine;
 use super::frozen::Frozen;
 use super::manifest::{DirLock, Manifest};
 use super::memory::{ApplyView, Memory};
+use super::packing::Packing;
 use super::record::{KEY_LEN_MAX, Stamp, VALUE_LEN_MAX, show};
 use super::recover::{self, Opened};
 use super::snapshot::{SnapshotWriter, verify};
@@ -221,7 +222,7 @@ impl Core {
             self.damaged(&e.reason);
             StoreError::new("building a snapshot", e.reason)
         };
-        let mut out = SnapshotWriter::create(&*self.config.disk, path, stamp)?;
+        let mut out = SnapshotWriter::create(&*self.config.disk, path, stamp, Packing::Lz4)?;
         loop {
             let chunk = match &mut self.disk.lock().cut {
                 Some(cut) => cut.chunk(engine).map_err(unreadable)?,

@@ -14,6 +14,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use parking_lot::Mutex;
 
+use super::packing::Packing;
 use super::record::Stamp;
 use super::snapshot::{Fault, SnapshotReader, block_at};
 use crate::namespace::{View, ViewError};
@@ -29,6 +30,7 @@ pub(super) struct Frozen {
     /// Which state.
     pub stamp: Stamp,
     file: Box<dyn DiskFile>,
+    packing: Packing,
     /// First key of each block, and where the block stands.
     index: Vec<(Bytes, u64)>,
     kept: Mutex<VecDeque<(usize, Records)>>,
@@ -46,7 +48,7 @@ impl Frozen {
             let Some(records) = reader.block()? else { break };
             index.extend(records.into_iter().next().map(|(key, _)| (key, at)));
         }
-        Ok(Self { stamp: reader.stamp, file, index, kept: Mutex::default() })
+        Ok(Self { packing: reader.packing(), stamp: reader.stamp, file, index, kept: Mutex::default() })
     }
 
     fn block(&self, number: usize) -> Result<Records, ViewError> {
@@ -54,7 +56,7 @@ impl Frozen {
         if let Some((_, records)) = kept.iter().find(|(n, _)| *n == number) {
             return Ok(records.clone());
         }
-        let records = block_at(&*self.file, self.index[number].1, number)
+        let records = block_at(&*self.file, self.packing, self.index[number].1, number)
             .map_err(|fault| ViewError { reason: format!("reading the copy that is checked: {fault}") })?;
         let records = Arc::new(records);
         kept.truncate(KEPT - 1);

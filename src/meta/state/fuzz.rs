@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use super::packing::Packing;
 use super::page;
 use super::record::{Stamp, Tally, seal, unseal};
 use super::snapshot::{SnapshotWriter, reseal, verify};
@@ -39,10 +40,14 @@ pub(crate) fn record(input: &[u8]) {
 pub(crate) fn snapshot_seeds() -> Vec<Vec<u8>> {
     let (disk, path) = (MemoryDisk::new(), Path::new(SNAPSHOT));
     let records: [(&[u8], &[u8]); 3] = [(b"a", b"one"), (b"b", b""), (b"bc", b"three")];
-    let made = (0..=records.len()).map(|count| {
+    let packings = [Packing::Plain, Packing::Lz4];
+    let made =
+        packings.into_iter().flat_map(|packing| (0..=records.len()).map(move |count| (packing, count)));
+    let made = made.map(|(packing, count)| {
         let mut tally = Tally::default();
         records[..count].iter().for_each(|(key, value)| tally.add(key, value));
-        let mut writer = SnapshotWriter::create(&disk, path, &Stamp { tally, ..Stamp::default() }).ok()?;
+        let mut writer =
+            SnapshotWriter::create(&disk, path, &Stamp { tally, ..Stamp::default() }, packing).ok()?;
         for (key, value) in &records[..count] {
             writer.add(key, value).ok()?;
         }

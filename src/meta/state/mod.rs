@@ -17,6 +17,7 @@ pub(crate) mod fuzz;
 mod journal;
 mod manifest;
 mod memory;
+mod packing;
 mod page;
 mod record;
 mod recover;

@@ -6,7 +6,8 @@
 //!
 //! ```text
 //! header   "PHMLSNAP" | version u32 | len u32 | Stamp (bincode) | crc32c of all before
-//! block*   len u32 (> 0) | number u32 | crc32c(len, number, payload) | payload: (key len u32, value len u32, key, value)*
+//! block*   len u32 (> 0) | number u32 | crc32c(len, number, payload) | payload: records, packed as the version says (`packing`)
+//! records  (key len u32, value len u32, key, value)*
 //! trailer  0 u32 | blocks u32 | records u64 | hash u128 | crc32c of all before, from the 0 on
 //! ```
 //!
@@ -18,16 +19,16 @@ use std::path::{Path, PathBuf};
 use bytes::Bytes;
 
 use super::super::{StateHash, StoreError};
+use super::packing::Packing;
 use super::record::{KEY_LEN_MAX, Stamp, Tally, VALUE_LEN_MAX, show};
 use crate::runtime::disk::{Disk, DiskFile, FileStream};
 use crate::types::codec;
 
 const MAGIC: &[u8; 8] = b"PHMLSNAP";
-const VERSION: u32 = 1;
 /// A block is written when it is this long: large enough that its 12 bytes of frame do not count, small enough to hold.
 const BLOCK_LEN: usize = 256 << 10;
-/// Longest block: one full of records, and one record of the longest kind.
-const BLOCK_LEN_MAX: usize = BLOCK_LEN + KEY_LEN_MAX + VALUE_LEN_MAX + 8;
+/// Longest block before it is packed: one full of records, and one record of the longest kind.
+pub(super) const BLOCK_LEN_MAX: usize = BLOCK_LEN + KEY_LEN_MAX + VALUE_LEN_MAX + 8;
 /// Longest header: a position is at most 64 KiB.
 const HEADER_LEN_MAX: usize = 128 << 10;
 /// Buffer of reads and writes.
@@ -72,19 +73,25 @@ pub(super) struct SnapshotWriter {
     file: BufWriter<FileStream>,
     stamp: Stamp,
     tally: Tally,
+    packing: Packing,
     block: Vec<u8>,
     blocks: u32,
 }
 
 impl SnapshotWriter {
     /// Starts a file for the state with this stamp.
-    pub(super) fn create(disk: &dyn Disk, path: &Path, stamp: &Stamp) -> Result<Self, StoreError> {
+    pub(super) fn create(
+        disk: &dyn Disk,
+        path: &Path,
+        stamp: &Stamp,
+        packing: Packing,
+    ) -> Result<Self, StoreError> {
         let failed = |e: &dyn std::fmt::Display| StoreError::new(format!("writing {}", path.display()), e);
         let file = FileStream::new(disk.create(path).map_err(|e| failed(&e))?);
         let body = codec::encode(stamp).map_err(|e| failed(&e))?;
         let mut header = Vec::with_capacity(body.len() + 20);
         header.extend_from_slice(MAGIC);
-        header.extend_from_slice(&VERSION.to_le_bytes());
+        header.extend_from_slice(&packing.version().to_le_bytes());
         header.extend_from_slice(&u32::try_from(body.len()).map_err(|e| failed(&e))?.to_le_bytes());
         header.extend_from_slice(&body);
         header.extend_from_slice(&crc32c::crc32c(&header).to_le_bytes());
@@ -93,6 +100,7 @@ impl SnapshotWriter {
             file: BufWriter::with_capacity(BUFFER_LEN, file),
             stamp: stamp.clone(),
             tally: Tally::default(),
+            packing,
             block: Vec::with_capacity(BLOCK_LEN + 4096),
             blocks: 0,
         };
@@ -117,7 +125,7 @@ impl SnapshotWriter {
     }
 
     fn end_block(&mut self) -> Result<(), StoreError> {
-        let block = std::mem::take(&mut self.block);
+        let block = self.packing.pack(&mut self.block);
         let mut head = [0; 12];
         head[..4].copy_from_slice(&u32::try_from(block.len()).unwrap_or(u32::MAX).to_le_bytes());
         head[4..8].copy_from_slice(&self.blocks.to_le_bytes());
@@ -126,8 +134,6 @@ impl SnapshotWriter {
         self.put(&head)?;
         self.put(&block)?;
         self.blocks += 1;
-        self.block = block;
-        self.block.clear();
         Ok(())
     }
 
@@ -166,6 +172,7 @@ pub(super) struct SnapshotReader {
     file: BufReader<FileStream>,
     /// What the header promises.
     pub stamp: Stamp,
+    packing: Packing,
     tally: Tally,
     blocks: u32,
     last_key: Bytes,
@@ -182,10 +189,7 @@ impl SnapshotReader {
         if &header[..8] != MAGIC {
             return Err(Fault::Damaged("it does not begin like a snapshot".into()));
         }
-        let version = u32_at(&header, 8);
-        if version != VERSION {
-            return Err(Fault::Damaged(format!("version {version}, but this program knows {VERSION}")));
-        }
+        let packing = Packing::of_version(u32_at(&header, 8))?;
         let len = u32_at(&header, 12) as usize;
         if len > HEADER_LEN_MAX {
             return Err(Fault::Damaged("its header is too long".into()));
@@ -197,7 +201,12 @@ impl SnapshotReader {
         }
         let stamp = codec::decode(&body).map_err(|e| Fault::Damaged(e.to_string()))?;
         let at = (header.len() + body.len() + 4) as u64;
-        Ok(Self { file, stamp, tally: Tally::default(), blocks: 0, last_key: Bytes::new(), at })
+        Ok(Self { file, stamp, packing, tally: Tally::default(), blocks: 0, last_key: Bytes::new(), at })
+    }
+
+    /// How its blocks are packed.
+    pub(super) fn packing(&self) -> Packing {
+        self.packing
     }
 
     /// Where the next block begins.
@@ -208,11 +217,11 @@ impl SnapshotReader {
     /// The records of the next block; none when the file is complete and adds up.
     pub(super) fn block(&mut self) -> Result<Option<Vec<(Bytes, Bytes)>>, Fault> {
         let head = read(&mut self.file, 8)?;
-        let Some(payload) = payload(&mut self.file, &head, self.blocks)? else {
+        let Some(payload) = payload(&mut self.file, &head, self.blocks, self.packing)? else {
             return self.trailer(&head).map(|()| None);
         };
         self.at += 12 + payload.len() as u64;
-        let records = records(&payload, self.blocks)?;
+        let records = records(&self.packing.unpack(payload)?, self.blocks)?;
         for (key, value) in &records {
             if *key <= self.last_key {
                 return Err(Fault::Damaged(format!("key {} is out of order", show(key))));
@@ -246,7 +255,7 @@ impl SnapshotReader {
 }
 
 /// The payload behind the head of block `number`, verified; none behind the head of the trailer.
-fn payload(file: &mut impl Read, head: &[u8], number: u32) -> Result<Option<Bytes>, Fault> {
+fn payload(file: &mut impl Read, head: &[u8], number: u32, packing: Packing) -> Result<Option<Bytes>, Fault> {
     let (len, found) = (u32_at(head, 0) as usize, u32_at(head, 4));
     if found != number {
         return Err(Fault::Damaged(format!("block {number} is called {found}")));
@@ -254,7 +263,7 @@ fn payload(file: &mut impl Read, head: &[u8], number: u32) -> Result<Option<Byte
     if len == 0 {
         return Ok(None);
     }
-    if len > BLOCK_LEN_MAX {
+    if len > packing.len_max() {
         return Err(Fault::Damaged(format!("block {number} is too long")));
     }
     let crc = u32_at(&read(file, 4)?, 0);
@@ -282,15 +291,22 @@ fn records(payload: &Bytes, number: u32) -> Result<Vec<(Bytes, Bytes)>, Fault> {
 }
 
 /// Block `number`, which stands at `at` of a file that was verified.
-pub(super) fn block_at(file: &dyn DiskFile, at: u64, number: usize) -> Result<Vec<(Bytes, Bytes)>, Fault> {
+pub(super) fn block_at(
+    file: &dyn DiskFile,
+    packing: Packing,
+    at: u64,
+    number: usize,
+) -> Result<Vec<(Bytes, Bytes)>, Fault> {
     let mut head = [0; 12];
     file.read_exact_at(&mut head, at)?;
-    let mut bytes = vec![0; (u32_at(&head, 0) as usize).min(BLOCK_LEN_MAX)];
+    let mut bytes = vec![0; (u32_at(&head, 0) as usize).min(packing.len_max())];
     file.read_exact_at(&mut bytes, at + 12)?;
     let number = u32::try_from(number).map_err(|e| Fault::Damaged(e.to_string()))?;
     let mut rest = head[8..].chain(&bytes[..]);
-    let payload = payload(&mut rest, &head[..8], number)?;
-    records(&payload.unwrap_or_default(), number)
+    match payload(&mut rest, &head[..8], number, packing)? {
+        Some(payload) => records(&packing.unpack(payload)?, number),
+        None => Ok(Vec::new()),
+    }
 }
 
 fn u32_at(bytes: &[u8], at: usize) -> u32 {
