@@ -4,8 +4,8 @@ use std::path::Path;
 
 use bytes::Bytes;
 
-use super::record::{self, EntryId, EntryKind, HardState, StoredEntry};
-use super::scan::{FIRST_SEGMENT, Segment, scan};
+use super::record::{self, Behind, EntryId, EntryKind, HardState, StoredEntry};
+use super::scan::{FIRST_SEGMENT, path, scan};
 use crate::runtime::disk::{Disk, MemoryDisk};
 
 /// Boots that a segment may have been written and be read in.
@@ -24,7 +24,7 @@ pub(crate) fn one_record(input: &[u8]) {
 /// start that cuts a torn tail leaves a whole log.
 pub(crate) fn segment(input: &[u8]) {
     let Some((&[damage_at, damage], mut rest)) = input.split_first_chunk::<2>() else { return };
-    let mut out = record::segment_header(FIRST_SEGMENT);
+    let mut out = record::segment_header(FIRST_SEGMENT, Behind::Room);
     let state = HardState { boot: BOOTS[0], ..HardState::default() };
     let offset = place(&out);
     record::put_state(&mut out, &state, FIRST_SEGMENT, offset, 0);
@@ -40,7 +40,7 @@ pub(crate) fn segment(input: &[u8]) {
         if damage == 0 { out.truncate(at) } else { out[at] ^= damage }
     }
     let (disk, dir) = (MemoryDisk::new(), Path::new("/"));
-    let file = disk.create(&Segment::new(dir, FIRST_SEGMENT).path).expect("an empty disk takes a file");
+    let file = disk.create(&path(dir, FIRST_SEGMENT)).expect("an empty disk takes a file");
     file.write_at(&out, 0).expect("it is not full");
     for boot in BOOTS {
         if let Ok(found) = scan(&disk, dir, boot) {
@@ -64,7 +64,7 @@ pub(crate) fn record_seeds() -> Vec<Vec<u8>> {
     let (mut one, mut other) = (Vec::new(), Vec::new());
     record::put_entry(&mut one, &entry, FIRST_SEGMENT, 0, 0);
     record::put_state(&mut other, &HardState::default(), FIRST_SEGMENT, 0, 0);
-    vec![one, other, record::segment_header(FIRST_SEGMENT)]
+    vec![one, other, record::segment_header(FIRST_SEGMENT, Behind::Room)]
 }
 
 /// Valid inputs of [`segment`]: two entries and a state that cuts one of them off.

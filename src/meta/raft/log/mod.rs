@@ -28,7 +28,7 @@ use super::types::{WAY_OUT, log_index};
 use crate::runtime::disk::{Disk, DiskLock};
 use crate::runtime::{self, Task};
 use crate::types::LogIndex;
-use record::{HEADER_LEN, Record};
+use record::{Behind, HEADER_LEN, Record};
 use scan::{Segment, Slot, io_error, next};
 use writer::{Before, Place};
 
@@ -102,6 +102,8 @@ struct State {
     segments: VecDeque<Arc<Segment>>,
     /// Where the next record goes in the last segment.
     tail_len: u32,
+    /// Of segments to come.
+    behind: Behind,
     queue: Vec<Chunk>,
     queued_len: usize,
     /// Segment and length that are in the file, and on the disk.
@@ -178,6 +180,7 @@ impl Log {
             cache_len: 0,
             segments: found.segments,
             tail_len: found.tail_len,
+            behind: found.behind,
             queue: Vec::new(),
             queued_len: 0,
             written: (0, 0),
@@ -372,6 +375,20 @@ impl Log {
         Ok(read)
     }
 
+    /// From now on segments have room ahead (decision 0006); the one that is written to gives way to such a one.
+    pub(super) fn room_ahead(&self) -> io::Result<()> {
+        let mut state = self.shared().state.lock();
+        state.check()?;
+        if state.behind == Behind::Room {
+            return Ok(());
+        }
+        state.behind = Behind::Room;
+        state.roll(&self.shared().dir);
+        drop(state);
+        self.shared().wake();
+        Ok(())
+    }
+
     #[cfg(test)]
     pub(super) fn delay_syncs(&self, by: std::time::Duration) {
         let millis = u64::try_from(by.as_millis()).expect("a short time");
@@ -497,9 +514,9 @@ impl State {
 
     fn roll(&mut self, dir: &Path) {
         let number = self.segments.back().map_or(scan::FIRST_SEGMENT, |tail| tail.number + 1);
-        self.segments.push_back(Arc::new(Segment::new(dir, number)));
+        self.segments.push_back(Arc::new(Segment::new(dir, number, self.behind)));
         self.tail_len = 0;
-        let header = record::segment_header(number);
+        let header = record::segment_header(number, self.behind);
         self.put(|out, _, _, _| out.extend_from_slice(&header));
         self.chunk().creates = true;
         self.put_state();

@@ -10,8 +10,8 @@
 //! All numbers are little-endian. Holds: every byte is under a checksum; the header's covers where the record stands,
 //! so that an older record left over in reused disk space is none. `synced` is how many bytes of the segment were
 //! known to be on the disk when the record was made: damage below it is no torn tail. `zeros` is how many zero bytes end
-//! the body, so that the zeros that were there before a write that did not finish are told from those of a body. In version 1 it
-//! is 0, and no zeros follow the records.
+//! the body, so that the zeros that were there before a write that did not finish are told from those of a body. Version 1 has no
+//! zeros behind the records; programs that knew no other wrote 0 for how many end a body.
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
@@ -23,9 +23,6 @@ pub(super) const HEADER_LEN: usize = 24;
 /// Where a header says of which kind its record is.
 pub(super) const KIND_AT: usize = 16;
 const SEGMENT_MAGIC: &[u8; 8] = b"PMRAFTLG";
-const VERSION: u32 = 2;
-/// Segments without zeros behind their records. They are read, and gone on with.
-const VERSION_UNPADDED: u32 = 1;
 const MAGIC: u32 = 0x474f_4c52;
 /// Bytes that a write puts into the page cache at a time, at least, on every machine there is.
 const PAGE_LEN: usize = 4096;
@@ -113,15 +110,30 @@ const KIND_BLANK: u8 = 2;
 const KIND_NORMAL: u8 = 3;
 const KIND_MEMBERSHIP: u8 = 4;
 
-/// The header of segment `number`.
-pub(super) fn segment_header(number: u64) -> Vec<u8> {
-    segment_header_of(number, VERSION)
+/// What stands behind the records of a segment.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Behind {
+    /// The end of the file (version 1).
+    #[default]
+    End,
+    /// Zeros, which are room for more (version 2).
+    Room,
 }
 
-fn segment_header_of(number: u64, version: u32) -> Vec<u8> {
+impl Behind {
+    const fn version(self) -> u32 {
+        match self {
+            Self::End => 1,
+            Self::Room => 2,
+        }
+    }
+}
+
+/// The header of segment `number`.
+pub(super) fn segment_header(number: u64, behind: Behind) -> Vec<u8> {
     let mut out = Vec::with_capacity(SEGMENT_HEADER_LEN);
     out.extend_from_slice(SEGMENT_MAGIC);
-    out.extend_from_slice(&version.to_le_bytes());
+    out.extend_from_slice(&behind.version().to_le_bytes());
     out.extend_from_slice(&0u32.to_le_bytes());
     out.extend_from_slice(&number.to_le_bytes());
     let crc = crc32c::crc32c(&out);
@@ -129,17 +141,19 @@ fn segment_header_of(number: u64, version: u32) -> Vec<u8> {
     out
 }
 
-/// Whether these bytes begin segment `number`.
-pub(super) fn check_segment_header(bytes: &[u8], number: u64) -> Result<(), String> {
-    let want = segment_header(number);
-    match bytes.get(..SEGMENT_HEADER_LEN) {
-        Some(found) if found == want || found == segment_header_of(number, VERSION_UNPADDED) => Ok(()),
-        Some(found) if found[..8] == want[..8] && found[8..12] != want[8..12] && sealed(found) => {
-            Err("it was written by another version of this program".into())
-        }
-        Some(_) => Err("its header is damaged".into()),
-        None => Err("it is shorter than its header".into()),
+/// What stands behind the records of segment `number`, which begins with these bytes.
+pub(super) fn check_segment_header(bytes: &[u8], number: u64) -> Result<Behind, String> {
+    let found = bytes.get(..SEGMENT_HEADER_LEN).ok_or("it is shorter than its header")?;
+    let known = [Behind::End, Behind::Room];
+    if let Some(behind) = known.into_iter().find(|behind| found == segment_header(number, *behind)) {
+        return Ok(behind);
     }
+    let version = u32_at(found, 8);
+    if found[..8] == *SEGMENT_MAGIC && known.iter().all(|behind| behind.version() != version) && sealed(found)
+    {
+        return Err("it was written by another version of this program".into());
+    }
+    Err("its header is damaged".into())
 }
 
 fn sealed(header: &[u8]) -> bool {
@@ -165,7 +179,7 @@ fn zeros_at_end(body: &[u8]) -> u32 {
     u32::try_from(zeros).expect("a body is at most BODY_LEN_MAX, which three bytes can count")
 }
 
-pub(super) fn header_crc(header: &[u8], number: u64, offset: u32) -> u32 {
+fn header_crc(header: &[u8], number: u64, offset: u32) -> u32 {
     let crc = crc32c::crc32c(&number.to_le_bytes());
     let crc = crc32c::crc32c_append(crc, &offset.to_le_bytes());
     crc32c::crc32c_append(crc, &header[..20])

@@ -14,7 +14,7 @@ use bytes::Bytes;
 
 use super::super::super::StoreError;
 use super::super::types::WAY_OUT;
-use super::record::{self, Bad, EntryId, HardState, Record, SEGMENT_HEADER_LEN};
+use super::record::{self, Bad, Behind, EntryId, HardState, Record, SEGMENT_HEADER_LEN};
 use crate::runtime::disk::{Disk, DiskFile};
 
 /// One file of the log.
@@ -26,14 +26,15 @@ pub(super) struct Segment {
     pub(super) file: OnceLock<Box<dyn DiskFile>>,
     /// Its bytes, those queued included, without the zeros behind them; for the status.
     pub(super) len: AtomicU32,
+    pub(super) behind: Behind,
     /// Bytes that the file has, with the zeros. The writer's.
     pub(super) room: AtomicU32,
 }
 
 impl Segment {
-    pub(super) fn new(dir: &Path, number: u64) -> Self {
-        let path = dir.join(format!("{number:016x}.{SUFFIX}"));
-        Self { number, path, file: OnceLock::new(), len: AtomicU32::new(0), room: AtomicU32::new(0) }
+    pub(super) fn new(dir: &Path, number: u64, behind: Behind) -> Self {
+        let (path, none) = (path(dir, number), || AtomicU32::new(0));
+        Self { number, path, file: OnceLock::new(), len: none(), behind, room: none() }
     }
 
     pub(super) fn file(&self) -> std::io::Result<&dyn DiskFile> {
@@ -42,6 +43,11 @@ impl Segment {
             .map(|file| &**file)
             .ok_or_else(|| std::io::Error::other(format!("{} is not open", self.path.display())))
     }
+}
+
+/// Where segment `number` is.
+pub(super) fn path(dir: &Path, number: u64) -> PathBuf {
+    dir.join(format!("{number:016x}.{SUFFIX}"))
 }
 
 const SUFFIX: &str = "raftlog";
@@ -68,6 +74,8 @@ pub(super) struct Found {
     pub(super) segments: VecDeque<Arc<Segment>>,
     /// Length of the last segment.
     pub(super) tail_len: u32,
+    /// What stands behind its records.
+    pub(super) behind: Behind,
 }
 
 /// An error about a file of the log.
@@ -106,7 +114,7 @@ pub(super) fn scan(disk: &dyn Disk, dir: &Path, boot: u128) -> Result<Found, Sto
     // a gap is a left-over. If it was not, the check at the end finds entries missing.
     let run = (1..numbers.len()).rev().find(|&i| numbers[i - 1] + 1 != numbers[i]).unwrap_or(0);
     for &number in &numbers[..run] {
-        let path = Segment::new(dir, number).path;
+        let path = path(dir, number);
         disk.unlink(&path).map_err(io_error("removing", &path))?;
     }
 
@@ -128,10 +136,10 @@ fn scan_segment(
     boot: u128,
     is_last: bool,
 ) -> Result<(), StoreError> {
-    let segment = Segment::new(dir, number);
-    let path = segment.path.clone();
+    let path = path(dir, number);
     let bytes = Bytes::from(disk.read(&path).map_err(io_error("reading", &path))?);
-    record::check_segment_header(&bytes, number).map_err(|e| damaged(&path, 0, &e))?;
+    let behind = record::check_segment_header(&bytes, number).map_err(|e| damaged(&path, 0, &e))?;
+    let segment = Segment::new(dir, number, behind);
     let file = disk.open_to_write(&path).map_err(io_error("opening", &path))?;
 
     let is_first = found.segments.is_empty();
@@ -187,6 +195,7 @@ fn scan_segment(
     segment.len.store(found.tail_len, Ordering::Relaxed);
     let room = u32::try_from(room).map_err(|_| damaged(&path, end, "it is longer than 4 GiB"))?;
     segment.room.store(room, Ordering::Relaxed);
+    found.behind = segment.behind;
     found.segments.push_back(Arc::new(segment));
     Ok(())
 }

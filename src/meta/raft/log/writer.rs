@@ -14,6 +14,7 @@ use std::sync::{Arc, Weak, mpsc};
 
 use tokio::sync::Notify;
 
+use super::record::Behind;
 use super::scan::{SUFFIX_NEW, Segment};
 use super::{Chunk, Shared, closed};
 use crate::runtime;
@@ -203,10 +204,10 @@ fn blank(file: &dyn DiskFile, chunk: &Chunk, offset: u64) {
     }
 }
 
-/// Puts zeros behind a chunk that the file got longer by.
+/// Puts zeros behind a chunk that the file got longer by, if they may stand there.
 fn make_room(to: &Place<'_>, file: &dyn DiskFile, chunk: &Chunk) {
     let room = &chunk.segment.room;
-    if chunk.end <= room.load(Ordering::Relaxed) {
+    if chunk.segment.behind == Behind::End || chunk.end <= room.load(Ordering::Relaxed) {
         return;
     }
     let until = chunk.end.saturating_add(PAD_LEN).min(to.segment_len.max(chunk.end));
