@@ -23,7 +23,7 @@ use super::engines::Engine;
 use super::frozen::Frozen;
 use super::manifest::{DirLock, Manifest};
 use super::memory::{ApplyView, Memory};
-use super::record::{KEY_LEN_MAX, Stamp, VALUE_LEN_MAX, show};
+use super::record::{self, KEY_LEN_MAX, Stamp, VALUE_LEN_MAX, show};
 use super::recover::{self, Opened};
 use super::snapshot::{SnapshotWriter, verify};
 use super::snapshots::Snapshots;
@@ -154,7 +154,7 @@ impl Core {
                     format!("the record under {} is outside the bounds of a record", show(&change.key));
                 return Err(StoreError::new("applying to the state", reason));
             }
-            stamp.tally.follow(change);
+            record::follow(&mut stamp.tally, change);
         }
         stamp.position = position;
         self.memory.write().merge(self.queue.next_number(), stamp.clone(), &changes);

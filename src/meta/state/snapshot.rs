@@ -283,14 +283,19 @@ fn records(payload: &Bytes, number: u32) -> Result<Vec<(Bytes, Bytes)>, Fault> {
 
 /// Block `number`, which stands at `at` of a file that was verified.
 pub(super) fn block_at(file: &dyn DiskFile, at: u64, number: usize) -> Result<Vec<(Bytes, Bytes)>, Fault> {
+    let payload = payload_at(file, at, number)?;
+    records(&payload, u32::try_from(number).unwrap_or(u32::MAX))
+}
+
+/// The same as it stands in the file, verified: records one after the other, as a dump packs them.
+pub(super) fn payload_at(file: &dyn DiskFile, at: u64, number: usize) -> Result<Bytes, Fault> {
     let mut head = [0; 12];
     file.read_exact_at(&mut head, at)?;
     let mut bytes = vec![0; (u32_at(&head, 0) as usize).min(BLOCK_LEN_MAX)];
     file.read_exact_at(&mut bytes, at + 12)?;
     let number = u32::try_from(number).map_err(|e| Fault::Damaged(e.to_string()))?;
     let mut rest = head[8..].chain(&bytes[..]);
-    let payload = payload(&mut rest, &head[..8], number)?;
-    records(&payload.unwrap_or_default(), number)
+    Ok(payload(&mut rest, &head[..8], number)?.unwrap_or_default())
 }
 
 fn u32_at(bytes: &[u8], at: usize) -> u32 {
