@@ -102,7 +102,7 @@ macro_rules! decoders {
 
 decoders! {
     frame hello rpc_error meta_request meta_reply data_message consensus commands updates namespace_records
-    log_record log_segment snapshot view_record block_file identity config
+    log_record log_segment snapshot dump view_record block_file identity config
 }
 
 #[test]

@@ -6,6 +6,8 @@
 #![allow(clippy::unwrap_used, reason = "a panic is how a test says no")]
 
 mod namespace_support;
+#[path = "namespace_support/restored.rs"]
+mod restored;
 
 use std::collections::{BTreeMap, BTreeSet};
 

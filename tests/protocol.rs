@@ -57,6 +57,7 @@ fn positions_of_variants_are_those_of_the_sources() {
     let document = document();
     let (message, update) = (read("src/wire/message.rs"), read("src/types/update.rs"));
     let members = read("src/wire/members.rs");
+    let (dump, steps) = (read("src/wire/dump.rs"), read("src/types/dump.rs"));
     let enums = [
         (&message, "MetaRequest", "| position | `MetaRequest` |"),
         (&message, "MetaReply", "| position | `MetaReply` |"),
@@ -65,6 +66,10 @@ fn positions_of_variants_are_those_of_the_sources() {
         (&message, "DataReply", "| position | `DataReply` |"),
         (&members, "MembersRequest", "| position | `MembersRequest` |"),
         (&members, "Refusal", "| position | `Refusal` |"),
+        (&dump, "DumpRequest", "| position | `DumpRequest` |"),
+        (&dump, "DumpReply", "| position | `DumpReply` |"),
+        (&steps, "RestoreStep", "| position | `RestoreStep` |"),
+        (&dump, "RestoreRefusal", "| position | `RestoreRefusal` |"),
         (&update, "Update", "| position | `Update` |"),
         (&update, "UpdateReply", "| position | `UpdateReply` |"),
         (&update, "Query", "| position | `Query` |"),

@@ -40,7 +40,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "http",
         ],
     ),
-    ("fuzz", &["types", "namespace", "wire", "config", "meta", "data"]),
+    ("fuzz", &["types", "namespace", "wire", "config", "meta", "data", "cli"]),
 ];
 
 /// Folders whose functions take everything they need and return everything that follows.

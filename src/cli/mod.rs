@@ -7,11 +7,13 @@ mod bench;
 mod check;
 mod cluster;
 mod connect;
+pub(crate) mod dump;
 mod fs;
 mod health;
 mod locate;
 mod logging;
 mod mount;
+mod restore;
 mod roles;
 mod serve;
 mod status;
@@ -105,6 +107,10 @@ Examples:
     Locate(locate::LocateArgs),
     /// Test the whole namespace and every block it refers to
     Check(check::CheckArgs),
+    /// Write the whole metadata into a file, while the cluster goes on
+    Dump(dump::DumpArgs),
+    /// Make a new metadata cluster of such a file
+    Restore(restore::RestoreArgs),
     /// Ask a server over HTTP whether it is ready; exit code 0 if so
     Health(health::HealthArgs),
     /// Measure a running cluster; leaves nothing behind
@@ -215,6 +221,8 @@ fn run(cli: Cli) -> Result<ExitCode, Failure> {
         Command::Fs(args) => tool(&global, fs::run(&global, &args)),
         Command::Locate(args) => tool(&global, locate::run(&global, &args)),
         Command::Check(args) => tool(&global, check::run(&global, &args)),
+        Command::Dump(args) => tool(&global, dump::run(&global, &args)),
+        Command::Restore(args) => tool(&global, restore::run(&global, &args)),
         Command::Health(args) => tool(&global, health::run(&args)),
         Command::Bench(args) => tool(&global, bench::run(&global, &args)),
         Command::Version => {

@@ -169,7 +169,7 @@ impl Core {
     /// Takes in a map, unless a newer one is known. Calls for a catch-up when this server joined a group.
     pub(super) fn learn(&self, map: ClusterMap) {
         let old = self.map();
-        if map.epoch < old.epoch {
+        if map.cluster == old.cluster && map.epoch < old.epoch {
             return;
         }
         let mine = |map: &ClusterMap| {
@@ -188,6 +188,11 @@ impl Core {
         if now.iter().any(|group| !before.contains(group)) {
             self.catch_up.call();
         }
+    }
+
+    /// Lets go of the connections to other data servers: they know this one as a server of another cluster.
+    pub(super) fn forget_peers(&self) {
+        self.peers.lock().clear();
     }
 
     /// The connection to another data server.

@@ -1,8 +1,8 @@
 //! Keeps the server registered and its heartbeats going, for ever.
 //!
 //! One task. Holds: the server never gives up, whoever is unreachable; it writes the cluster it is admitted to into its
-//! directories once, durably, before it counts as registered, and is refused by any other; after it was away it catches
-//! up. Not here: what the cluster makes of a heartbeat.
+//! directories once, durably, before it counts as registered, and is refused by any other but one into which the state of its
+//! own was restored, where it moves; after it was away it catches up. Not here: what the cluster makes of a heartbeat.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -45,6 +45,10 @@ pub(super) async fn run(core: Arc<Core>, stop: StopSignal) {
             Ok(()) => period,
             Err(problem) => {
                 note(&core, &problem);
+                // Nobody of its cluster is there, and others are: they are asked whether they have become its cluster.
+                if registered && matches!(problem, Problem::Rpc(RpcError::WrongCluster { .. })) {
+                    core.standing.lock().registered_with = None;
+                }
                 if registered { period } else { (pause * 2).min(REGISTER_PAUSE_MAX) }
             }
         };
@@ -76,9 +80,16 @@ async fn register(core: &Core) -> Result<(), Problem> {
         capacity,
     };
     let cluster = core.store.cluster();
-    match core.meta.ask(&MetaRequest::Register { spec, cluster }).await? {
-        (MetaReply::Registered { cluster, map }, with) => {
-            core.with_store("adopt", move |store| store.adopt(cluster)).await?;
+    match core.meta.register(&spec, cluster, &core.store.formerly()).await? {
+        (MetaReply::Registered { cluster: theirs, map }, with) => {
+            if cluster.is_some_and(|ours| ours != theirs) {
+                tracing::warn!(from = ?cluster, to = %theirs, "the state of this server's cluster was restored into another one: moves there");
+                core.with_store("move", move |store| store.move_to(theirs)).await?;
+                core.forget_peers();
+            } else {
+                core.with_store("adopt", move |store| store.adopt(theirs)).await?;
+            }
+            let cluster = theirs;
             core.meta.set_cluster(cluster);
             core.server.set_cluster(cluster);
             core.learn(*map);

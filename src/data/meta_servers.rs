@@ -2,9 +2,9 @@
 //!
 //! `membership` and the workers call [`MetaServers::ask`]. Holds: each ask is bounded in time; a server that failed is
 //! asked last; the addresses of the cluster map join the configured ones, which are given up when their server was removed.
+//! Another cluster is asked for nothing but whether it takes this server in, and only when nobody of the own one is there.
 //! Not here: what is asked and how often. Every request sent here may be sent twice.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -12,7 +12,7 @@ use parking_lot::Mutex;
 
 use crate::net::{Channel, ChannelOptions};
 use crate::runtime;
-use crate::types::{ClusterId, ClusterMap, NodeAddress, NodeId, RetryClass, codec};
+use crate::types::{ClusterId, ClusterMap, NodeAddress, NodeId, NodeSpec, RetryClass, codec};
 use crate::wire::message::{MetaReply, MetaRequest, kind};
 use crate::wire::{Applied, Class, Hello, Role, RpcError};
 
@@ -98,26 +98,74 @@ impl MetaServers {
         request: &MetaRequest,
         timeout: Duration,
     ) -> Result<(MetaReply, NodeAddress), RpcError> {
-        let meta = codec::encode(request).map_err(|e| RpcError::Refused { reason: e.to_string() })?;
-        let meta = Arc::new(meta);
+        self.round(request, timeout).await.map_err(|failed| failed.error)
+    }
+
+    /// Introduces this server, of `cluster`. If nobody of that is there any more, and its addresses lead to another one, that one is asked
+    /// whether it takes this server in, which it does if the state of the former was restored into it. So it does if it descends from
+    /// one that this server was of before (`formerly`): then the same dump, or an older one, was restored once more. There is no way back to
+    /// those themselves.
+    ///
+    /// # Errors
+    /// As [`MetaServers::ask`].
+    pub(super) async fn register(
+        &self,
+        spec: &NodeSpec,
+        cluster: Option<ClusterId>,
+        formerly: &[ClusterId],
+    ) -> Result<(MetaReply, NodeAddress), RpcError> {
+        let request = |cluster| MetaRequest::Register { spec: spec.clone(), cluster };
+        let Failed { error, strangers } = match self.round(&request(cluster), ATTEMPT_TIMEOUT).await {
+            Ok(answer) => return Ok(answer),
+            Err(failed) => failed,
+        };
+        for (address, _) in strangers.into_iter().filter(|(_, theirs)| !formerly.contains(theirs)) {
+            let hello = Hello { cluster: None, ..self.state.lock().hello.clone() };
+            let channel = open(&address, &hello);
+            for life in cluster.into_iter().chain(formerly.iter().copied()) {
+                match call(&channel, &request(Some(life)), ATTEMPT_TIMEOUT).await {
+                    Ok(reply) => return Ok((reply, address)),
+                    Err(RpcError::WrongCluster { .. }) => {}
+                    Err(e) => return Err(e),
+                }
+            }
+        }
+        Err(error)
+    }
+
+    async fn round(
+        &self,
+        request: &MetaRequest,
+        timeout: Duration,
+    ) -> Result<(MetaReply, NodeAddress), Failed> {
         let channels = self.state.lock().channels.clone();
         let mut last = RpcError::NoLeader;
+        // As long as one server of the own cluster says anything, or may be about to, the others are nobody's business.
+        let (mut foreign, mut own) = (Vec::new(), None);
         for channel in channels {
-            let error = match channel.call(kind::META, meta.to_vec(), Bytes::new(), timeout).await {
-                Ok(reply) => match codec::decode(&reply.meta) {
-                    Ok(reply) => return Ok((reply, channel.address().clone())),
-                    Err(e) => RpcError::BadFrame { peer: channel.address().clone(), reason: e.to_string() },
-                },
+            let error = match call(&channel, request, timeout).await {
+                Ok(reply) => return Ok((reply, channel.address().clone())),
                 Err(error) => error,
             };
             self.put_last(&channel);
-            // One address of a wrong cluster among right ones is a slip in a configuration: the others count.
-            if error.retry() == RetryClass::Never && !matches!(error, RpcError::WrongCluster { .. }) {
-                return Err(error);
+            match error {
+                // One address of a wrong cluster among right ones is a slip in a configuration: the others count.
+                RpcError::WrongCluster { server, .. } => foreign.push((channel.address().clone(), server)),
+                RpcError::Unreachable { .. } => {}
+                _ => own = Some(error.clone()),
             }
-            last = error;
+            if error.retry() == RetryClass::Never && !matches!(error, RpcError::WrongCluster { .. }) {
+                return Err(Failed { error, strangers: Vec::new() });
+            }
+            // That there is another cluster says more than that nobody is there.
+            if !matches!((&last, &error), (RpcError::WrongCluster { .. }, RpcError::Unreachable { .. })) {
+                last = error;
+            }
         }
-        Err(last)
+        if let Some(error) = own {
+            return Err(Failed { error, strangers: Vec::new() });
+        }
+        Err(Failed { error: last, strangers: foreign })
     }
 
     fn put_last(&self, failed: &Channel) {
@@ -127,6 +175,20 @@ impl MetaServers {
             state.channels.push(channel);
         }
     }
+}
+
+/// A round in which nobody answered.
+struct Failed {
+    error: RpcError,
+    /// Servers of other clusters and which, if none of the own one is there.
+    strangers: Vec<(NodeAddress, ClusterId)>,
+}
+
+async fn call(channel: &Channel, request: &MetaRequest, timeout: Duration) -> Result<MetaReply, RpcError> {
+    let meta = codec::encode(request).map_err(|e| RpcError::Refused { reason: e.to_string() })?;
+    let reply = channel.call(kind::META, meta, Bytes::new(), timeout).await?;
+    let peer = || channel.address().clone();
+    codec::decode(&reply.meta).map_err(|e| RpcError::BadFrame { peer: peer(), reason: e.to_string() })
 }
 
 /// An answer to another question than was asked.

@@ -9,7 +9,7 @@
 //! copies that a crash brought back, and leftovers of groups this server has left.
 //! Holds: a block is deleted only after a metadata server answered, with a linearizable read made after the block was
 //! listed here, that nothing refers to it and nothing ever will. A block whose writer's session lives is `Pending`
-//! there, and stays. No answer means no deletion.
+//! there, and stays. No answer means no deletion, and neither does one of a cluster that this server has left meanwhile.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -19,7 +19,7 @@ use super::core::Core;
 use super::meta_servers::unexpected;
 use super::worker::Woken;
 use crate::runtime::{self, Instant, StopSignal};
-use crate::types::BlockId;
+use crate::types::{BlockId, ClusterId};
 use crate::wire::RpcError;
 use crate::wire::message::{BlockFate, MetaReply, MetaRequest};
 
@@ -91,6 +91,7 @@ pub(super) async fn queue(core: &Core) -> Result<u64, RpcError> {
     let mut after = None;
     let mut count = 0;
     let limit = u32::try_from(PAGE).unwrap_or(u32::MAX);
+    let cluster = core.store.cluster();
     loop {
         let ask = MetaRequest::ReclaimList { node: core.node, after, limit };
         let blocks = match core.meta.ask(&ask).await?.0 {
@@ -100,7 +101,7 @@ pub(super) async fn queue(core: &Core) -> Result<u64, RpcError> {
         let Some(last) = blocks.last() else { return Ok(count) };
         after = Some(last.block);
         core.reclaim.say(format!("deletes {} blocks of the queue", blocks.len()));
-        let (gone, deleted) = delete(core, blocks.into_iter().map(|b| b.block).collect()).await;
+        let (gone, deleted) = delete(core, cluster, blocks.into_iter().map(|b| b.block).collect()).await;
         count += deleted;
         if !gone.is_empty() {
             match core.meta.ask(&MetaRequest::Reclaimed { node: core.node, blocks: gone }).await?.0 {
@@ -115,6 +116,7 @@ pub(super) async fn queue(core: &Core) -> Result<u64, RpcError> {
 pub(super) async fn sweep(core: &Core) -> Result<u64, RpcError> {
     let mut after = None;
     let (mut count, mut seen) = (0, 0_u64);
+    let cluster = core.store.cluster();
     loop {
         let page: Vec<BlockId> = core.store.list(after, PAGE).into_iter().map(|b| b.id).collect();
         let Some(&last) = page.last() else { return Ok(count) };
@@ -127,18 +129,25 @@ pub(super) async fn sweep(core: &Core) -> Result<u64, RpcError> {
         };
         let is_garbage = |(id, fate): (BlockId, BlockFate)| (fate == BlockFate::Garbage).then_some(id);
         let garbage: Vec<BlockId> = page.into_iter().zip(fates).filter_map(is_garbage).collect();
-        count += delete(core, garbage).await.1;
+        count += delete(core, cluster, garbage).await.1;
     }
 }
 
-/// Deletes blocks; gives those that are gone now, and how many of them were here.
-async fn delete(core: &Core, blocks: Vec<BlockId>) -> (Vec<BlockId>, u64) {
+/// Deletes blocks as `cluster` has said; gives those that are gone now, and how many of them were here.
+pub(super) async fn delete(
+    core: &Core,
+    cluster: Option<ClusterId>,
+    blocks: Vec<BlockId>,
+) -> (Vec<BlockId>, u64) {
     let mut gone = Vec::with_capacity(blocks.len());
     let mut count = 0;
     for batch in blocks.chunks(UNLINK_BATCH) {
         let batch = batch.to_vec();
         let results = core
             .with_store("delete", move |store| {
+                if store.cluster() != cluster {
+                    return Vec::new();
+                }
                 batch.into_iter().map(|id| (id, store.delete(id))).collect::<Vec<_>>()
             })
             .await;

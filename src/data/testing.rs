@@ -31,6 +31,8 @@ pub(super) struct Namespace {
     pub(super) queue: BTreeSet<BlockId>,
     pub(super) pending: BTreeSet<BlockId>,
     pub(super) reclaimed: Vec<BlockId>,
+    /// Clusters whose state was restored into this one.
+    pub(super) formerly: Vec<ClusterId>,
     /// True: nothing but an error is answered.
     pub(super) down: bool,
 }
@@ -81,7 +83,7 @@ impl Door {
         }
         Ok(match request {
             MetaRequest::Register { spec, cluster } => {
-                if let Some(caller) = cluster.filter(|&c| c != n.map.cluster) {
+                if let Some(caller) = cluster.filter(|c| *c != n.map.cluster && !n.formerly.contains(c)) {
                     return Err(RpcError::WrongCluster { caller, server: n.map.cluster });
                 }
                 let data = DataNode {

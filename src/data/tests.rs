@@ -4,7 +4,7 @@ use bytes::Bytes;
 
 use super::testing::{Caller, Fake, block, config, damage, node};
 use super::{DataServer, catch_up, reclaim};
-use crate::types::{BlockId, NodeState};
+use crate::types::{BlockId, ClusterId, NodeState};
 use crate::wire::RpcError;
 use crate::wire::message::{DataReply, DataRequest, ReplicaState};
 
@@ -100,6 +100,76 @@ async fn a_data_server_registers_with_whoever_answers_and_keeps_its_cluster() {
     server.stop().await;
     fake.tasks.stop().await;
     other.tasks.stop().await;
+}
+
+/// All metadata servers were lost, and their state was restored into a new cluster.
+#[tokio::test]
+async fn a_data_server_moves_into_the_cluster_that_its_own_was_restored_into() {
+    let place = tempfile::tempdir().unwrap();
+    let mut old = Fake::start(0xc1).await;
+    let foreign = Fake::start(0xc3).await;
+    let mut new = Fake::start(0xc2).await;
+    new.namespace.lock().formerly.push(ClusterId(0xc1));
+    let first = DataServer::start(config(101, place.path(), &[&old.address])).await.unwrap();
+    old.heartbeat().await;
+    first.stop().await;
+    let config = config(101, place.path(), &[&old.address, &foreign.address, &new.address]);
+    let server = DataServer::start(config.clone()).await.unwrap();
+    let cluster = || server.core().store.cluster();
+    let (kept, data) = block(1, 100);
+    Caller::new(&server).put(kept, &data).await.unwrap();
+    let (gone, other) = block(2, 100);
+    Caller::new(&server).put(gone, &other).await.unwrap();
+    for _ in 0..3 {
+        old.heartbeat().await;
+    }
+    assert_eq!(cluster(), Some(ClusterId(0xc1)), "as long as its own cluster is there, it stays");
+    // It is there and does not know what to answer.
+    old.namespace.lock().down = true;
+    assert!(server.problem().await.contains("no metadata leader"));
+    assert!(new.namespace.lock().map.data.is_empty() && foreign.namespace.lock().map.data.is_empty());
+
+    // What nothing in the new namespace refers to goes, what it refers to stays.
+    new.refer(kept);
+    old.tasks.stop().await;
+    new.heartbeat().await;
+    assert_eq!(cluster(), Some(ClusterId(0xc2)));
+    reclaim::sweep(server.core()).await.unwrap();
+    assert_eq!(server.stored(), [kept.id]);
+    // A page of the lost cluster's reclaim queue that was on its way.
+    let deleted = reclaim::delete(server.core(), Some(ClusterId(0xc1)), vec![kept.id]).await;
+    assert_eq!((deleted, server.stored()), ((Vec::new(), 0), vec![kept.id]));
+    assert!(foreign.namespace.lock().map.data.is_empty());
+    server.stop().await;
+
+    // That one is lost too, and a dump of the first one is restored once more.
+    let mut sibling = Fake::start(0xc4).await;
+    sibling.namespace.lock().formerly.push(ClusterId(0xc1));
+    sibling.refer(kept);
+    new.tasks.stop().await;
+    let mut moved = config.clone();
+    moved.meta_servers = vec![foreign.address.clone(), sibling.address.clone()];
+    let server = DataServer::start(moved).await.unwrap();
+    sibling.heartbeat().await;
+    assert_eq!(server.core().store.cluster(), Some(ClusterId(0xc4)));
+    server.stop().await;
+
+    // It remembers, and the old clusters are strangers from now on.
+    let back = Fake::start(0xc1).await;
+    let mut moved = config;
+    moved.meta_servers = vec![back.address.clone()];
+    let server = DataServer::start(moved.clone()).await.unwrap();
+    let reason = server.problem().await;
+    assert!(reason.contains("c1") && reason.contains("c4"), "{reason}");
+    server.stop().await;
+    moved.meta_servers.push(sibling.address.clone());
+    let server = DataServer::start(moved).await.unwrap();
+    sibling.heartbeat().await;
+    assert!(back.namespace.lock().map.data.is_empty());
+    server.stop().await;
+    for fake in [foreign, sibling, back] {
+        fake.tasks.stop().await;
+    }
 }
 
 #[tokio::test]

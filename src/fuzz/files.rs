@@ -1,8 +1,9 @@
-//! What is read from disks: log, snapshot, view, blocks, identity, configuration.
+//! What is read from disks: log, snapshot, dump, view, blocks, identity, configuration.
 
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use crate::cli::dump::file as dump_file;
 use crate::config::{DataConfig, MetaConfig, Source, load_data, load_meta};
 use crate::data::store::fuzz as store;
 use crate::meta::identity;
@@ -59,6 +60,14 @@ pub(super) fn snapshot(input: &[u8]) {
 
 pub(super) fn snapshot_seeds() -> Vec<Vec<u8>> {
     state::snapshot_seeds()
+}
+
+pub(super) fn dump(input: &[u8]) {
+    dump_file::fuzz(input);
+}
+
+pub(super) fn dump_seeds() -> Vec<Vec<u8>> {
+    dump_file::fuzz_seeds()
 }
 
 pub(super) fn view_record(input: &[u8]) {

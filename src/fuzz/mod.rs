@@ -35,6 +35,7 @@ pub const TARGETS: &[Target] = &[
     Target { name: "log_record", run: files::log_record, seeds: files::log_record_seeds },
     Target { name: "log_segment", run: files::log_segment, seeds: files::log_segment_seeds },
     Target { name: "snapshot", run: files::snapshot, seeds: files::snapshot_seeds },
+    Target { name: "dump", run: files::dump, seeds: files::dump_seeds },
     Target { name: "view_record", run: files::view_record, seeds: files::view_record_seeds },
     Target { name: "block_file", run: files::block_file, seeds: files::block_file_seeds },
     Target { name: "identity", run: files::identity, seeds: files::identity_seeds },

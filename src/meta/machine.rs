@@ -9,6 +9,7 @@ use bytes::Bytes;
 
 use crate::namespace::Reply;
 use crate::types::LogIndex;
+pub use crate::types::StateHash;
 
 /// This node's disk or database failed or is corrupt. Under apply it stops the node.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -43,17 +44,6 @@ pub struct Entry {
     pub position: Position,
     /// Encoded commands (`Vec<Command>`), or none for entries that only move the position (blank, membership).
     pub commands: Option<Bytes>,
-}
-
-/// Sum over all records of a hash of key and value: equal states have equal hashes, whatever way they came.
-/// Order does not matter, so each change updates it in constant time.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
-pub struct StateHash(pub u128);
-
-impl std::fmt::Display for StateHash {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{:032x}", self.0)
-    }
 }
 
 /// A complete, checksummed, durable snapshot file.

@@ -5,6 +5,7 @@
 //! servers; `changes` and `members` see to it that metadata servers come and go. Not here: namespace rules (`namespace`), blocks (`data`), who joins roles in one process (`cli`).
 
 mod changes;
+mod dumps;
 mod errors;
 pub(crate) mod identity;
 mod leader;
@@ -16,6 +17,7 @@ pub mod prepare;
 mod proposer;
 mod quorum;
 pub mod raft;
+mod restore;
 mod server;
 mod service;
 pub mod state;

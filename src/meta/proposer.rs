@@ -17,7 +17,7 @@ use super::prepare::Prepare;
 use super::raft::{Consensus, ConsensusError};
 use crate::namespace::{Command, Op, Reply};
 use crate::runtime::{self, Instant, Tasks};
-use crate::types::{NodeAddress, Update, codec};
+use crate::types::{NodeAddress, RestoreStep, Update, codec};
 use crate::wire::RpcError;
 
 /// Operations that wait for a place in an entry. More than all clients of a busy cluster have in flight; above it the
@@ -164,6 +164,7 @@ fn weight(op: &Op) -> usize {
             })
             .sum(),
         Op::Client { update: Update::SetXattr(set), .. } => set.value.len() + set.name.len(),
+        Op::Restore(RestoreStep::Part { records, .. }) => records.len(),
         _ => 0,
     }
 }

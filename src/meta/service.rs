@@ -13,18 +13,20 @@ use bytes::Bytes;
 use parking_lot::RwLock;
 
 use super::changes::Changes;
+use super::dumps::Dumps;
 use super::leader::Leader;
 use super::peers::Peers;
 use super::prepare::client_op;
 use super::proposer::Proposer;
 use super::quorum::{self, Quorum};
 use super::raft::{self, Consensus};
+use super::restore::RESTORING;
 use super::state::State;
 use crate::namespace::{self, BlockUse, Op, View, ViewError};
 use crate::net::{Handler, PeerInfo, Reply, Request};
 use crate::runtime::{self, Instant, Rounds};
 use crate::types::{
-    BlockId, ClusterId, ClusterMap, Cred, Epoch, FsResult, LogIndex, MetaNode, NodeAddress, NodeId,
+    BlockId, ClusterId, ClusterMap, Cred, Epoch, FsError, FsResult, LogIndex, MetaNode, NodeAddress, NodeId,
     NodeReport, NodeSpec, Query, QueryReply, Unreferenced, codec,
 };
 use crate::wire::message::{
@@ -59,6 +61,7 @@ pub struct Service {
     pub(super) proposer: Proposer,
     pub(super) peers: Arc<Peers>,
     pub(super) changes: Changes,
+    pub(super) dumps: Dumps,
     /// Tables of the leader, while this server leads and has applied everything of earlier terms.
     pub(super) leader: RwLock<Option<Arc<Leader>>>,
     map: RwLock<Arc<ClusterMap>>,
@@ -103,6 +106,7 @@ impl Service {
             proposer,
             peers: Arc::new(peers),
             changes: Changes::default(),
+            dumps: Dumps::default(),
             leader: RwLock::new(None),
             map: RwLock::default(),
             quorum: Quorum::default(),
@@ -128,11 +132,10 @@ impl Service {
     /// # Errors
     /// The state cannot be read.
     pub fn map(&self) -> Result<Arc<ClusterMap>, RpcError> {
-        self.read(|view| self.map_of(view))
+        self.read(|view, epoch| self.map_of(view, epoch))
     }
 
-    fn map_of(&self, view: &dyn View) -> Result<Arc<ClusterMap>, ViewError> {
-        let epoch = namespace::superblock(view)?.map_or(Epoch(0), |s| s.epoch);
+    fn map_of(&self, view: &dyn View, epoch: Epoch) -> Result<Arc<ClusterMap>, ViewError> {
         let cached = self.map.read().clone();
         if cached.epoch == epoch {
             return Ok(cached);
@@ -148,8 +151,21 @@ impl Service {
         self.state.read(|view| namespace::superblock(view).ok().flatten().map(|s| s.cluster))
     }
 
-    fn read<R>(&self, f: impl FnOnce(&dyn View) -> Result<R, ViewError>) -> Result<R, RpcError> {
-        self.state.read(f).map_err(|e| RpcError::StoreFailed { reason: e.to_string() })
+    /// Runs `f` on the state and the epoch of its map; refuses while the state is half of a dump: every answer that could lead
+    /// anybody to act upon the namespace comes from here.
+    fn read<R>(&self, f: impl FnOnce(&dyn View, Epoch) -> Result<R, ViewError>) -> Result<R, RpcError> {
+        let whole = |view: &dyn View| {
+            let superblock = namespace::superblock(view)?;
+            if superblock.is_some_and(|s| s.restoring.is_some()) {
+                return Ok(None);
+            }
+            f(view, superblock.map_or(Epoch(0), |s| s.epoch)).map(Some)
+        };
+        match self.state.read(whole) {
+            Ok(Some(answer)) => Ok(answer),
+            Ok(None) => Err(RpcError::NotReady { reason: RESTORING.into() }),
+            Err(e) => Err(RpcError::StoreFailed { reason: e.to_string() }),
+        }
     }
 
     /// Waits until this server's state holds every write acknowledged before the call.
@@ -222,23 +238,25 @@ impl Service {
             MetaRequest::Check => self.check(deadline).await,
             MetaRequest::Blocks { node, after, limit } => {
                 self.linearize(deadline).await?;
-                self.read(|view| self.blocks(view, node, after, limit))
+                self.read(|view, epoch| self.blocks(view, epoch, node, after, limit))
             }
             MetaRequest::Fates { blocks } => {
                 bounded(&blocks)?;
                 self.linearize(deadline).await?;
-                let uses = self.read(|view| namespace::block_refs(view, &blocks))?;
+                let uses = self.read(|view, _| namespace::block_refs(view, &blocks))?;
                 Ok(MetaReply::Fates(uses.into_iter().map(fate).collect()))
             }
             MetaRequest::ReclaimList { node, after, limit } => {
                 self.linearize(deadline).await?;
-                self.read(|view| self.reclaim_list(view, node, after, limit))
+                self.read(|view, epoch| self.reclaim_list(view, epoch, node, after, limit))
             }
+            MetaRequest::Dump(request) => Ok(MetaReply::Dump(self.dump(request, deadline).await?)),
             MetaRequest::Update(_)
             | MetaRequest::KeepAlive(_)
             | MetaRequest::Register { .. }
             | MetaRequest::Heartbeat(_)
             | MetaRequest::Members(_)
+            | MetaRequest::Restore(_)
             | MetaRequest::Reclaimed { .. } => self.through_leader(bytes, request, deadline).await,
         }
     }
@@ -285,9 +303,9 @@ impl Service {
         epoch: Epoch,
         as_of: Option<LogIndex>,
     ) -> Result<MetaReply, RpcError> {
-        self.read(|view| {
+        self.read(|view, now| {
             let result = namespace::query(view, cred, query)?;
-            let map = self.map_of(view)?;
+            let map = self.map_of(view, now)?;
             let addresses = if map.epoch == epoch { Vec::new() } else { addresses_of(&map, &result) };
             Ok(MetaReply::Answered { result, epoch: map.epoch, addresses, as_of })
         })
@@ -314,12 +332,13 @@ impl Service {
     fn blocks(
         &self,
         view: &dyn View,
+        epoch: Epoch,
         node: Option<NodeId>,
         after: Option<BlockId>,
         limit: u32,
     ) -> Result<MetaReply, ViewError> {
         let limit = usize::try_from(limit).unwrap_or(BLOCKS_MAX).clamp(1, BLOCKS_MAX);
-        let map = self.map_of(view)?;
+        let map = self.map_of(view, epoch)?;
         let mut blocks = namespace::blocks(view, after, limit)?;
         let next = if blocks.len() < limit { None } else { blocks.last().map(|b| b.id) };
         if let Some(node) = node {
@@ -331,12 +350,13 @@ impl Service {
     fn reclaim_list(
         &self,
         view: &dyn View,
+        epoch: Epoch,
         node: NodeId,
         after: Option<BlockId>,
         limit: u32,
     ) -> Result<MetaReply, ViewError> {
         let limit = usize::try_from(limit).unwrap_or(BLOCKS_MAX).clamp(1, BLOCKS_MAX);
-        let map = self.map_of(view)?;
+        let map = self.map_of(view, epoch)?;
         let ours =
             |entry: &Unreferenced| map.groups.get(&entry.group).is_some_and(|g| g.members.contains(&node));
         // Pages are scanned until one has something for this server: an empty answer means that nothing is left.
@@ -355,6 +375,7 @@ impl Service {
 
     async fn check(self: &Arc<Self>, deadline: Instant) -> Result<MetaReply, RpcError> {
         self.linearize(deadline).await?;
+        self.read(|_, _| Ok(()))?;
         let state = self.state.clone();
         let checked = runtime::blocking("check", move || {
             state.frozen(|at, view| {
@@ -384,9 +405,10 @@ impl Service {
         request: MetaRequest,
         deadline: Instant,
     ) -> Result<MetaReply, RpcError> {
-        // A change of the members takes several commits, and is not begun a second time while it is under way.
-        let patience =
-            if matches!(request, MetaRequest::Members(_)) { Duration::MAX } else { LEADER_PATIENCE };
+        // A change of the members takes several commits, and is not begun a second time while it is under way; parts of a dump may
+        // have to wait until there is room for them.
+        let is_long = matches!(request, MetaRequest::Members(_) | MetaRequest::Restore(_));
+        let patience = if is_long { Duration::MAX } else { LEADER_PATIENCE };
         loop {
             let failed = match self.consensus.leader() {
                 Some(leader) if leader.node == self.node => match self.lead(request.clone()).await {
@@ -461,6 +483,7 @@ impl Service {
                 Ok(MetaReply::Done)
             }
             MetaRequest::Members(change) => Ok(MetaReply::Members(self.change_members(&change).await?)),
+            MetaRequest::Restore(step) => Ok(MetaReply::Restore(self.restore(step).await?)),
             other => Err(RpcError::Refused { reason: format!("{other:?} is not for the leader") }),
         }
     }
@@ -471,6 +494,9 @@ impl Service {
         }
         self.counts.updates.fetch_add(1, Ordering::Relaxed);
         let result = self.proposer.submit(client_op(request, self.ttl_ms_max)).await?;
+        if result == Err(FsError::Restoring) {
+            return Err(RpcError::NotReady { reason: RESTORING.into() });
+        }
         let epoch = self.map()?.epoch;
         Ok(MetaReply::Updated { result, epoch })
     }
@@ -481,7 +507,7 @@ impl Service {
         }
         let session = keep_alive.session;
         let (alive, epoch) =
-            self.read(|view| Ok((namespace::session_alive(view, session)?, self.map_of(view)?.epoch)))?;
+            self.read(|view, epoch| Ok((namespace::session_alive(view, session)?, epoch)))?;
         if !alive {
             return Ok(MetaReply::SessionGone);
         }
@@ -498,6 +524,7 @@ impl Service {
         let map = self.map()?;
         if let Some(theirs) = cluster
             && theirs != map.cluster
+            && !self.read(|view, _| namespace::lineage(view))?.iter().any(|life| life.cluster == theirs)
         {
             return Err(RpcError::WrongCluster { caller: theirs, server: map.cluster });
         }
@@ -525,7 +552,7 @@ impl Service {
         if state.is_some() {
             leader.heartbeat(report, runtime::now());
         }
-        let reclaimable = self.read(|view| Ok(!namespace::reclaim_queue(view, None, 1)?.is_empty()))?;
+        let reclaimable = self.read(|view, _| Ok(!namespace::reclaim_queue(view, None, 1)?.is_empty()))?;
         Ok(MetaReply::Heartbeat { state, epoch: map.epoch, reclaimable })
     }
 

@@ -15,7 +15,7 @@ use super::raft::{Members, RaftState};
 use super::service::{REMOVED, Service};
 use super::walk::walk;
 use crate::config::MetaConfig;
-use crate::namespace;
+use crate::namespace::{self, RestoringInfo, SuperblockInfo};
 use crate::runtime::{self, Instant};
 use crate::types::{
     ClusterMap, Cred, ExtentSource, FileKind, NodeId, NodeLoad, NodeState, Query, QueryReply,
@@ -88,7 +88,7 @@ impl MetaStatusSource {
         let request_count = counts.updates.load(Ordering::Relaxed)
             + counts.queries.load(Ordering::Relaxed)
             + counts.forwarded.load(Ordering::Relaxed);
-        let (ready, reason) = readiness(&raft, superblock.is_some());
+        let (ready, reason) = readiness(&raft, superblock.as_ref());
         let map = service.map().unwrap_or_default();
         let members = raft.members.iter().map(|(node, address)| MemberStatus {
             node: *node,
@@ -205,7 +205,17 @@ impl MetaStatusSource {
         };
         let groups = group_totals(&map);
         let own_meta = own.meta.unwrap_or_default();
-        let reasons = reasons(&map, &meta, &data, groups, own_meta.leader);
+        let mut reasons = reasons(&map, &meta, &data, groups, own_meta.leader);
+        let superblock = service.state.read(namespace::superblock).ok().flatten();
+        reasons.extend(superblock.and_then(|s| s.restoring).map(|restoring| {
+            HealthReason {
+                health: Health::Down,
+                what: come_so_far(&restoring),
+                hint:
+                    "wait until `pohmelfs restore` has ended, or run it again with the same file: it goes on"
+                        .into(),
+            }
+        }));
         ClusterStatus {
             cluster: own.cluster.unwrap_or_default(),
             health: reasons.iter().map(|r| r.health).max().unwrap_or(Health::Ok),
@@ -312,8 +322,9 @@ impl StatusSource for MetaStatusSource {
 }
 
 /// Ready: a leader is known, and this server has applied what it knows to be committed.
-fn readiness(raft: &super::raft::RaftStatus, founded: bool) -> (bool, String) {
+fn readiness(raft: &super::raft::RaftStatus, superblock: Option<&SuperblockInfo>) -> (bool, String) {
     let lag = raft.committed.0.saturating_sub(raft.applied.0);
+    let restoring = superblock.and_then(|s| s.restoring);
     match () {
         () if raft.failure.is_some() => (false, raft.failure.clone().unwrap_or_default()),
         () if raft.state == RaftState::Removed => (false, REMOVED.into()),
@@ -327,11 +338,22 @@ fn readiness(raft: &super::raft::RaftStatus, founded: bool) -> (bool, String) {
         () if raft.leader.is_none() => {
             (false, "no leader is known: a majority of metadata servers must run".into())
         }
-        () if !founded => (false, "the cluster is being founded, or its log has not arrived here yet".into()),
+        () if superblock.is_none() => {
+            (false, "the cluster is being founded, or its log has not arrived here yet".into())
+        }
+        () if restoring.is_some() => (false, restoring.map(|r| come_so_far(&r)).unwrap_or_default()),
         // An entry or two are always under way.
         () if lag > 1000 => (false, format!("catching up: {lag} log entries are not applied yet")),
         () => (true, String::new()),
     }
+}
+
+/// How far a restore has come, for people.
+fn come_so_far(restoring: &RestoringInfo) -> String {
+    format!(
+        "the cluster is being restored from a dump: {} of {} records have come",
+        restoring.records, restoring.dump.tally.records
+    )
 }
 
 /// The leader's own words, if it answered: that of the newest term.

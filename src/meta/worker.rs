@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::dumps;
 use super::identity::Identity;
 use super::leader::{Leader, NodeTimes};
 use super::raft::Members;
@@ -42,6 +43,7 @@ pub(super) fn start(
     tasks: &Tasks,
 ) {
     tasks.spawn("learn-cluster", learn_cluster(service.clone(), server, identity, tasks.stopping()));
+    tasks.spawn("forget-dumps", dumps::forget_idle(service.clone(), tasks.stopping()));
     tasks.spawn("follow-members", follow_members(service.clone(), tasks.stopping()));
     tasks.spawn("leader-worker", run(service, config, tasks.stopping()));
 }
@@ -149,7 +151,10 @@ async fn tick(service: &Arc<Service>, config: &LeaderConfig, leader: &Leader) ->
         let map = namespace::map(view)?;
         let (mut ops, unknown) = of_members(&map.meta, &members, &known);
         nameless = unknown;
-        ops.extend(leader.decide(view, &map, now)?);
+        // Half of a dump is no reason to do anything.
+        if namespace::superblock(view)?.is_some_and(|s| s.restoring.is_none()) {
+            ops.extend(leader.decide(view, &map, now)?);
+        }
         Ok(ops)
     });
     let ops = ops.map_err(|e: namespace::ViewError| RpcError::StoreFailed { reason: e.to_string() })?;

@@ -42,6 +42,11 @@ fn decide(txn: &mut Txn<'_>, command: &Command) -> Step<UpdateReply> {
         }
         .into());
     }
+    if txn.founded()?.restoring.is_some()
+        && !matches!(command.op, Op::Restore(_) | Op::PutMeta(_) | Op::RemoveMeta(_))
+    {
+        return Err(FsError::Restoring.into());
+    }
     if let Op::Client { session, request, lowest_unanswered, cred, update } = &command.op
         && !matches!(update, Update::OpenSession(_) | Update::CloseSession)
     {
@@ -76,6 +81,7 @@ fn decide(txn: &mut Txn<'_>, command: &Command) -> Step<UpdateReply> {
             }
             Ok(UpdateReply::Done)
         }
+        Op::Restore(step) => ops::restore::restore(txn, at, step),
         Op::FreeOrphans(inodes) => ops::orphans::free(txn, inodes),
         Op::Reclaimed(blocks) => {
             for block in blocks {

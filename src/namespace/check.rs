@@ -31,6 +31,9 @@ pub fn check(view: &dyn View) -> Result<Vec<String>, ViewError> {
     let Some(superblock) = read::<Superblock>(view, keys::SUPERBLOCK)? else {
         return Ok(vec!["the superblock is missing".into()]);
     };
+    if superblock.restoring.is_some() {
+        return Ok(vec!["the namespace is being restored from a dump".into()]);
+    }
     let mut check = Check {
         view,
         superblock,

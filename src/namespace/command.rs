@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::types::{
     BlockId, ClusterId, Cred, Group, InodeId, Layout, MetaNode, NodeId, NodeReport, NodeSpec, NodeState,
-    RequestId, SessionId, Timestamp, Update, UpdateResult,
+    RequestId, RestoreStep, SessionId, Timestamp, Update, UpdateResult,
 };
 
 /// One decided change.
@@ -66,6 +66,8 @@ pub enum Op {
     Reclaimed(Vec<BlockId>),
     /// A metadata server is none any more: it leaves the cluster map.
     RemoveMeta(NodeId),
+    /// A step on the way from an empty cluster to the state of a dump.
+    Restore(RestoreStep),
 }
 
 impl Op {

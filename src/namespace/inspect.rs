@@ -6,6 +6,7 @@ use std::ops::ControlFlow;
 
 use super::ops::nodes;
 use super::records::{Block, Orphan, Reclaim, Record, Session, StoredReply, Superblock};
+use super::restore::RestoringInfo;
 use super::txn::{corrupt, read, scan};
 use super::{Reply, View, ViewError, extents, keys};
 use crate::types::{
@@ -31,6 +32,8 @@ pub struct SuperblockInfo {
     pub inode_count: u64,
     /// Bytes that extents cover.
     pub used: u128,
+    /// The namespace is being restored from a dump: what else it holds is half of that, and of no use.
+    pub restoring: Option<RestoringInfo>,
 }
 
 /// A session, as its record says.
@@ -100,7 +103,11 @@ pub fn map(view: &dyn View) -> Result<ClusterMap, ViewError> {
 /// # Errors
 /// When the view cannot be read.
 pub fn superblock(view: &dyn View) -> Result<Option<SuperblockInfo>, ViewError> {
-    Ok(read::<Superblock>(view, keys::SUPERBLOCK)?.map(|s| SuperblockInfo {
+    Ok(read::<Superblock>(view, keys::SUPERBLOCK)?.map(|s| info(&s)))
+}
+
+pub(super) fn info(s: &Superblock) -> SuperblockInfo {
+    SuperblockInfo {
         cluster: s.cluster,
         hash_seed: s.hash_seed,
         epoch: s.epoch,
@@ -109,7 +116,8 @@ pub fn superblock(view: &dyn View) -> Result<Option<SuperblockInfo>, ViewError> 
         next_session: s.next_session,
         inode_count: s.inode_count,
         used: s.used,
-    }))
+        restoring: s.restoring.as_ref().map(|r| r.info()),
+    }
 }
 
 /// A page of a table: what `make` makes of keys and records, at most `limit`.

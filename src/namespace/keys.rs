@@ -18,6 +18,7 @@
 //! 0f                                groups that may take blocks
 //! 10 inode:8 number:8               lock, or waiter for one, in the order they came
 //! 11 session:8 inode:8              locks of a session on a file; under inode 0, files with any
+//! 12                                clusters whose state was restored into this one
 //! ```
 //!
 //! Numbers are big-endian, so that the order of the bytes is the order of the numbers. Tags from 0x80 on are free
@@ -30,22 +31,23 @@ use crate::types::{BlockId, Cookie, GroupId, InodeId, NodeId, RequestId, Session
 
 pub(super) const SUPERBLOCK: &[u8] = &[1];
 pub(super) const HEALTHY: &[u8] = &[15];
+pub(super) const LINEAGE: &[u8] = &[18];
 
-const INODE: u8 = 2;
-const DENTRY: u8 = 3;
-const XATTR: u8 = 4;
-const EXTENT: u8 = 5;
-const BLOCK: u8 = 6;
-const ORPHAN: u8 = 7;
-const SESSION: u8 = 8;
-const REPLY: u8 = 9;
-const DATA_NODE: u8 = 10;
-const META_NODE: u8 = 11;
-const GROUP: u8 = 12;
-const RECLAIM: u8 = 13;
-const RECLAIMED: u8 = 14;
-const LOCK: u8 = 16;
-const LOCK_COUNT: u8 = 17;
+pub(super) const INODE: u8 = 2;
+pub(super) const DENTRY: u8 = 3;
+pub(super) const XATTR: u8 = 4;
+pub(super) const EXTENT: u8 = 5;
+pub(super) const BLOCK: u8 = 6;
+pub(super) const ORPHAN: u8 = 7;
+pub(super) const SESSION: u8 = 8;
+pub(super) const REPLY: u8 = 9;
+pub(super) const DATA_NODE: u8 = 10;
+pub(super) const META_NODE: u8 = 11;
+pub(super) const GROUP: u8 = 12;
+pub(super) const RECLAIM: u8 = 13;
+pub(super) const RECLAIMED: u8 = 14;
+pub(super) const LOCK: u8 = 16;
+pub(super) const LOCK_COUNT: u8 = 17;
 
 /// Length of the keys of a table whose last number is given out one after the other, so that records written together stand side by
 /// side; none for the other tables.
@@ -317,6 +319,7 @@ mod tests {
             HEALTHY.to_vec(),
             lock(InodeId(14), 15).to_vec(),
             lock_count(SessionId(16), InodeId(17)).to_vec(),
+            LINEAGE.to_vec(),
         ]
         .iter()
         .map(|k| hex(k))
@@ -341,6 +344,7 @@ mod tests {
                 "0f",
                 "10000000000000000e000000000000000f",
                 "1100000000000000100000000000000011",
+                "12",
             ]
         );
     }

@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use super::ViewError;
 use super::acl::Extended;
+use super::restore::Restoring;
 use crate::types::{
     Attr, BlockId, BlockRef, Checksum, ClusterId, DataNode, Epoch, ExtentSource, FileKind, Group, GroupId,
     InodeId, Layout, MetaNode, Name, RequestId, SessionId, Timestamp, UpdateResult, Version, codec,
@@ -26,22 +27,28 @@ pub(super) trait Record: Serialize + DeserializeOwned {
 
     /// The record's bytes.
     fn encode(&self) -> Bytes {
-        let mut out = Vec::with_capacity(96);
-        out.push(Self::VERSION);
-        codec::encode_into(self, &mut out).expect("a record of ours is far below the codec's limit");
-        Bytes::from(out)
+        encode(Self::VERSION, self)
     }
 
     /// The record whose bytes these are.
     fn decode(bytes: &[u8]) -> Result<Self, ViewError> {
-        let bad = |reason: String| ViewError { reason: format!("{} record: {reason}", Self::NAME) };
-        match bytes.split_first() {
-            Some((&version, rest)) if version == Self::VERSION => {
-                codec::decode(rest).map_err(|e| bad(e.to_string()))
-            }
-            Some((version, _)) => Err(bad(format!("version {version} is not known to this program"))),
-            None => Err(bad("empty".into())),
-        }
+        decode(Self::VERSION, Self::NAME, bytes)
+    }
+}
+
+fn encode<T: Serialize>(version: u8, record: &T) -> Bytes {
+    let mut out = Vec::with_capacity(96);
+    out.push(version);
+    codec::encode_into(record, &mut out).expect("a record of ours is far below the codec's limit");
+    Bytes::from(out)
+}
+
+fn decode<T: DeserializeOwned>(known: u8, name: &str, bytes: &[u8]) -> Result<T, ViewError> {
+    let bad = |reason: String| ViewError { reason: format!("{name} record: {reason}") };
+    match bytes.split_first() {
+        Some((&version, rest)) if version == known => codec::decode(rest).map_err(|e| bad(e.to_string())),
+        Some((version, _)) => Err(bad(format!("version {version} is not known to this program"))),
+        None => Err(bad("empty".into())),
     }
 }
 
@@ -52,7 +59,6 @@ macro_rules! records {
 }
 
 records! {
-    Superblock = "superblock";
     StoredInode = "inode";
     Slot = "dentry";
     StoredExtent = "extent";
@@ -82,6 +88,42 @@ pub(super) struct Superblock {
     pub(super) inode_count: u64,
     /// Bytes that extents cover, reserved ones among them: a few sparse files may have more than a u64 counts.
     pub(super) used: u128,
+    /// The namespace is being restored from a dump, and is of no use meanwhile: then it is version 2 of its record.
+    #[serde(skip)]
+    pub(super) restoring: Option<Box<Restoring>>,
+}
+
+/// A superblock while its namespace is being restored.
+#[derive(Serialize, Deserialize)]
+struct SuperblockRestoring {
+    superblock: Superblock,
+    restoring: Box<Restoring>,
+}
+
+impl Record for SuperblockRestoring {
+    const VERSION: u8 = 2;
+    const NAME: &'static str = "superblock";
+}
+
+impl Record for Superblock {
+    const NAME: &'static str = "superblock";
+
+    fn encode(&self) -> Bytes {
+        match &self.restoring {
+            None => encode(Self::VERSION, self),
+            Some(restoring) => {
+                SuperblockRestoring { superblock: self.clone(), restoring: restoring.clone() }.encode()
+            }
+        }
+    }
+
+    fn decode(bytes: &[u8]) -> Result<Self, ViewError> {
+        if bytes.first() == Some(&SuperblockRestoring::VERSION) {
+            let SuperblockRestoring { superblock, restoring } = SuperblockRestoring::decode(bytes)?;
+            return Ok(Self { restoring: Some(restoring), ..superblock });
+        }
+        decode(Self::VERSION, Self::NAME, bytes)
+    }
 }
 
 /// Identity and attributes of an inode, as the code handles it.
@@ -435,6 +477,7 @@ pub(super) mod tests {
                 next_session: SessionId(7),
                 inode_count: 8,
                 used: 9,
+                restoring: None,
             },
             "01fb0201033f0302fc00004000040a06070809",
         );

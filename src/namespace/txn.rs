@@ -359,6 +359,14 @@ impl<'v> Txn<'v> {
         Ok(id)
     }
 
+    /// Puts an inode of a dump into its place; the counters come with the dump's own.
+    pub(super) fn restore_inode(&mut self, id: InodeId, inode: Inode) -> Result<(), ViewError> {
+        let cached = self.cached(id)?;
+        cached.now = Some(inode);
+        cached.dirty = true;
+        Ok(())
+    }
+
     /// Forgets an inode for good.
     pub(super) fn remove_inode(&mut self, id: InodeId) -> Result<(), ViewError> {
         let cached = self.cached(id)?;

@@ -114,6 +114,8 @@ fs_errors! {
     TooManyLocks = 1032, 37, "no locks available (ENOLCK): too many on this file or of this client";
     /// EINTR: the caller did not want to wait for a lock any longer.
     Interrupted = 1033, 4, "interrupted while waiting for a lock (EINTR)";
+    /// EAGAIN: the namespace is being restored from a dump.
+    Restoring = 1034, 11, "the cluster is being restored from a dump (EAGAIN): wait until `pohmelfs restore` has ended";
 }
 
 impl FsError {
@@ -121,7 +123,7 @@ impl FsError {
     #[must_use]
     pub const fn retry(self) -> RetryClass {
         match self {
-            Self::TooManyInFlight => RetryClass::SameNode,
+            Self::TooManyInFlight | Self::Restoring => RetryClass::SameNode,
             Self::NoGroup => RetryClass::RefreshMap,
             _ => RetryClass::Never,
         }

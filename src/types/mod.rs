@@ -9,12 +9,14 @@ mod block;
 mod cluster;
 pub mod codec;
 mod cred;
+mod dump;
 mod error;
 mod extent;
 mod ids;
 mod lock;
 mod name;
 mod params;
+mod tally;
 mod time;
 mod update;
 
@@ -24,6 +26,9 @@ pub use cluster::{
     Capacity, ClusterMap, DataNode, DomainLabel, Group, Layout, MetaNode, NodeAddress, NodeLoad, NodeState,
 };
 pub use cred::{Access, Cred};
+pub use dump::{
+    DUMP_BLOCK_LEN_MAX, DumpStamp, FLOOR_MAX, RestoreStep, first_inode, floor_at, pack_record, unpack_records,
+};
 pub use error::{FsError, FsResult, RetryClass};
 pub use extent::{Extent, ExtentSource, INLINE_LEN_MAX};
 pub use ids::{
@@ -36,6 +41,7 @@ pub use params::{
     CloneRange, FallocateMode, Link, MakeNode, MakeUnnamed, NodeReport, NodeSpec, OpenSession, Publish,
     RangeChange, RemoveXattr, Rename, RenameMode, SetAttrs, SetXattr, Unlink, XattrMode,
 };
+pub use tally::{StateHash, Tally};
 pub use time::Timestamp;
 pub use update::{
     DirEntry, Found, FsTotals, Listed, Query, QueryReply, Seen, Unreferenced, Update, UpdateReply,

@@ -67,7 +67,8 @@ pub enum RpcError {
     },
     /// The two ends belong to different clusters.
     #[error(
-        "the caller belongs to cluster {caller}, the server to cluster {server}: check the addresses in the configuration"
+        "the caller belongs to cluster {caller}, the server to cluster {server}: check the addresses in the configuration; what was mounted before \
+         a cluster was restored from a dump is mounted again"
     )]
     WrongCluster {
         /// Of the caller.

@@ -9,9 +9,10 @@ use serde::{Deserialize, Serialize};
 use crate::types::{
     BlockId, BlockRef, Capacity, Checksum, ClusterId, ClusterMap, Cred, Epoch, FsError, FsResult, InodeId,
     LogIndex, MetaNode, NodeAddress, NodeId, NodeReport, NodeSpec, NodeState, Query, QueryReply, RequestId,
-    SessionId, Unreferenced, Update, UpdateResult,
+    RestoreStep, SessionId, Unreferenced, Update, UpdateResult,
 };
 
+use super::dump::{DumpReply, DumpRequest, RestoreProgress, RestoreRefusal};
 use super::members::{MembersOutcome, MembersRequest, Refusal};
 
 /// Kinds of frames. The band says who may send them.
@@ -109,6 +110,10 @@ pub enum MetaRequest {
     Accepted,
     /// Change the metadata servers that there are, or who leads. Answered by [`MetaReply::Members`].
     Members(MembersRequest),
+    /// The whole state, block by block. Answered by [`MetaReply::Dump`].
+    Dump(DumpRequest),
+    /// The state of a dump is to become that of this cluster. Answered by [`MetaReply::Restore`].
+    Restore(RestoreStep),
 }
 
 /// How new the answer to a query has to be. New variants go to the end.
@@ -222,6 +227,10 @@ pub enum MetaReply {
     },
     /// To Members.
     Members(Result<MembersOutcome, Refusal>),
+    /// To Dump.
+    Dump(DumpReply),
+    /// To Restore: how far it has come, or why not.
+    Restore(Result<RestoreProgress, RestoreRefusal>),
 }
 
 /// What is to become of a stored block.

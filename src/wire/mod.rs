@@ -3,6 +3,7 @@
 //! Holds: input is untrusted; every length is bounded before it is allocated. Not here: sockets (`net`), and what a
 //! request leads to (`meta`, `data`).
 
+pub mod dump;
 mod error;
 pub mod frame;
 mod hello;

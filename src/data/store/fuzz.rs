@@ -20,14 +20,15 @@ pub(crate) fn block(input: &[u8]) {
     }
 }
 
-/// Bytes as an identity file, as they are, and as the record in a whole one.
+/// Bytes as an identity file, as they are, and as the record in a whole one of either version.
 pub(crate) fn identity(input: &[u8]) {
     drop(identity::decode(input));
-    let Some(sealed) = identity::seal(input) else { return };
-    if let Ok(record) = identity::decode(&sealed) {
-        let body = codec::encode(&record).expect("what was decoded can be encoded");
-        let sealed = identity::seal(&body).expect("it is no longer than before");
-        assert_eq!(identity::decode(&sealed), Ok(record));
+    for version in 1..=2 {
+        let Some(sealed) = identity::seal(version, input) else { return };
+        if let Ok(record) = identity::decode(&sealed) {
+            let sealed = record.encode().expect("what was decoded can be encoded");
+            assert_eq!(identity::decode(&sealed), Ok(record));
+        }
     }
 }
 
@@ -45,7 +46,15 @@ pub(crate) fn block_seeds() -> Vec<Vec<u8>> {
 /// Valid inputs of [`identity`].
 pub(crate) fn identity_seeds() -> Vec<Vec<u8>> {
     let member = Member { directory: 5, path: "/srv/blocks".into() };
-    let record = Record { cluster: Some(ClusterId(9)), node: NodeId(3), directory: 5, members: vec![member] };
-    let body = codec::encode(&record).unwrap_or_default();
-    identity::seal(&body).into_iter().chain([body.clone()]).collect()
+    let record = Record {
+        cluster: Some(ClusterId(9)),
+        node: NodeId(3),
+        directory: 5,
+        members: vec![member],
+        formerly: Vec::new(),
+    };
+    let moved = record.moved(ClusterId(10));
+    let bodies = [codec::encode(&record), codec::encode(&(&moved, &moved.formerly))];
+    let files = [record.encode(), moved.encode()];
+    bodies.into_iter().flatten().chain(files.into_iter().flatten()).collect()
 }

@@ -7,11 +7,13 @@
 //! ```text
 //! DIR/pohmelfs-data
 //!      0   8  magic "PMFSDATA"
-//!      8   4  version, 1               (little-endian)
+//!      8   4  version, 1 or 2          (little-endian)
 //!     12   4  len of the record
 //!     16 len  record, bincode
 //!      .   4  crc32c of all before
 //! ```
+//!
+//! Version 2, of a directory that came into its cluster by a restore from a dump, has behind the record the clusters it was of before.
 
 use std::io;
 use std::path::Path;
@@ -31,9 +33,12 @@ pub(super) const TEMP: &str = "pohmelfs-data.tmp";
 
 const MAGIC: [u8; 8] = *b"PMFSDATA";
 const VERSION: u32 = 1;
+const VERSION_MOVED: u32 = 2;
 const RECORD_AT: usize = 16;
 /// Longest identity file: 16 members with paths of 4 KiB fit.
 const LEN_MAX: usize = 128 << 10;
+/// Earlier clusters that are remembered.
+const LIVES_MAX: usize = 16;
 
 /// One directory of the set that makes up a store.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -55,6 +60,29 @@ pub(super) struct Record {
     pub directory: u128,
     /// All directories of the store, this one among them, in the order in which they joined.
     pub members: Vec<Member>,
+    /// Clusters that it belonged to before the state of one was restored into the other, the newest last. A directory that still says one
+    /// of them, because the machine stopped while the others were written or because it was away, belongs to the same server.
+    #[serde(skip)]
+    pub formerly: Vec<ClusterId>,
+}
+
+impl Record {
+    /// The same in the cluster into which its own was restored.
+    pub(super) fn moved(&self, to: ClusterId) -> Self {
+        let mut formerly = self.formerly.clone();
+        formerly.extend(self.cluster);
+        let too_many = formerly.len().saturating_sub(LIVES_MAX);
+        formerly.drain(..too_many);
+        Self { cluster: Some(to), formerly, ..self.clone() }
+    }
+
+    /// The whole file.
+    pub(super) fn encode(&self) -> Option<Vec<u8>> {
+        if self.formerly.is_empty() {
+            return seal(VERSION, &codec::encode(self).ok()?);
+        }
+        seal(VERSION_MOVED, &codec::encode(&(self, &self.formerly)).ok()?)
+    }
 }
 
 /// The identity of `dir`; `None` if it has none.
@@ -82,11 +110,12 @@ pub(super) fn decode(bytes: &[u8]) -> Result<Record, String> {
     if bytes.first_chunk() != Some(&MAGIC) {
         return Err(DAMAGED.into());
     }
-    match u32_at(8) {
-        Some(VERSION) => {}
-        Some(version) if version > VERSION => {
+    let version = u32_at(8).ok_or(DAMAGED)?;
+    match version {
+        VERSION | VERSION_MOVED => {}
+        later if later > VERSION_MOVED => {
             return Err(format!(
-                "has version {version}; this program knows up to {VERSION}: start a later one"
+                "has version {later}; this program knows up to {VERSION_MOVED}: start a later one"
             ));
         }
         _ => return Err(DAMAGED.into()),
@@ -97,15 +126,20 @@ pub(super) fn decode(bytes: &[u8]) -> Result<Record, String> {
     if bytes.len() != crc_at + 4 || u32_at(crc_at) != Some(crc32c::crc32c(&bytes[..crc_at])) {
         return Err(DAMAGED.into());
     }
-    codec::decode(record).map_err(|e| format!("{DAMAGED} ({e})"))
+    let bad = |e: codec::CodecError| format!("{DAMAGED} ({e})");
+    if version == VERSION {
+        return codec::decode(record).map_err(bad);
+    }
+    let (record, formerly): (Record, Vec<ClusterId>) = codec::decode(record).map_err(bad)?;
+    Ok(Record { formerly, ..record })
 }
 
 /// The bytes of an identity file around an encoded record; none when it is too long.
-pub(super) fn seal(body: &[u8]) -> Option<Vec<u8>> {
+pub(super) fn seal(version: u32, body: &[u8]) -> Option<Vec<u8>> {
     let record_len = u32::try_from(body.len()).ok().filter(|_| body.len() + RECORD_AT + 4 <= LEN_MAX)?;
     let mut bytes = Vec::with_capacity(RECORD_AT + body.len() + 4);
     bytes.extend_from_slice(&MAGIC);
-    bytes.extend_from_slice(&VERSION.to_le_bytes());
+    bytes.extend_from_slice(&version.to_le_bytes());
     bytes.extend_from_slice(&record_len.to_le_bytes());
     bytes.extend_from_slice(body);
     bytes.extend_from_slice(&crc32c::crc32c(&bytes).to_le_bytes());
@@ -121,8 +155,7 @@ pub(super) fn write(disk: &dyn Disk, dir: &Path, record: &Record) -> Result<(), 
         let path = path.to_owned();
         move |source| StoreError::Io { what, path, source }
     };
-    let body = codec::encode(record).map_err(|e| StoreError::Config(e.to_string()))?;
-    let bytes = seal(&body).ok_or_else(|| StoreError::Config("paths too long to be kept".into()))?;
+    let bytes = record.encode().ok_or_else(|| StoreError::Config("paths too long to be kept".into()))?;
 
     let (path, temp) = (dir.join(FILE), dir.join(TEMP));
     let mut file = disk.create(&temp).map_err(io_error("create", &temp))?;
@@ -150,9 +183,15 @@ mod tests {
             node: NodeId(3),
             directory: 77,
             members: vec![Member { directory: 77, path: "/d".into() }],
+            formerly: Vec::new(),
         };
         write(&*disk, dir, &record).unwrap();
-        assert_eq!(read(&*disk, dir).unwrap(), Some(record));
+        assert_eq!(read(&*disk, dir).unwrap(), Some(record.clone()));
+        assert_eq!(disk.read(&dir.join(FILE)).unwrap()[8], 1, "what was never moved stays as it was");
+        let moved = record.moved(ClusterId(6)).moved(ClusterId(7));
+        assert_eq!(moved.formerly, [ClusterId(5), ClusterId(6)]);
+        write(&*disk, dir, &moved).unwrap();
+        assert_eq!(read(&*disk, dir).unwrap(), Some(moved));
         let len = disk.file_len(&dir.join(FILE)).unwrap();
         for at in 0..len {
             disk.flip(&dir.join(FILE), at, 0x10);

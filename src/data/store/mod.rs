@@ -276,7 +276,19 @@ impl BlockStore {
     /// The cluster they belong to, once it is known.
     #[must_use]
     pub fn cluster(&self) -> Option<ClusterId> {
-        self.records.lock().iter().find_map(|record| record.cluster)
+        let records = self.records.lock();
+        // One that could not be written when the server moved is behind the others.
+        let moved = records.iter().filter(|record| !record.formerly.is_empty());
+        let furthest = moved.max_by_key(|record| record.formerly.len()).and_then(|record| record.cluster);
+        furthest.or_else(|| records.iter().find_map(|record| record.cluster))
+    }
+
+    /// Clusters that they belonged to before, the newest first.
+    #[must_use]
+    pub fn formerly(&self) -> Vec<ClusterId> {
+        let records = self.records.lock();
+        let furthest = records.iter().max_by_key(|record| record.formerly.len());
+        furthest.map_or_else(Vec::new, |record| record.formerly.iter().rev().copied().collect())
     }
 
     /// Learns the cluster at registration, durably and once.
@@ -284,34 +296,60 @@ impl BlockStore {
     /// # Errors
     /// When the directories belong to another cluster, or no directory could be written.
     pub fn adopt(&self, cluster: ClusterId) -> Result<(), StoreError> {
+        self.change_records(|record, directory| match record.cluster {
+            Some(theirs) if theirs == cluster => Ok(None),
+            Some(theirs) => Err(StoreError::Directory {
+                dir: directory.path.clone(),
+                problem: format!(
+                    "belongs to cluster {theirs}; the metadata servers are of cluster {cluster}: correct \
+                     their addresses, or give this server empty directories"
+                ),
+            }),
+            None => Ok(Some(Record { cluster: Some(cluster), ..record.clone() })),
+        })
+    }
+
+    /// Moves from the cluster of its directories, whose state was restored into `cluster`, durably. Stopped half way it is ended by the
+    /// next open, or by doing it again.
+    ///
+    /// # Errors
+    /// They were of that cluster before, or no directory could be written.
+    pub fn move_to(&self, cluster: ClusterId) -> Result<(), StoreError> {
+        self.change_records(|record, directory| {
+            if record.formerly.contains(&cluster) {
+                return Err(StoreError::Directory {
+                    dir: directory.path.clone(),
+                    problem: format!(
+                        "has left cluster {cluster}, and there is no way back: correct the addresses"
+                    ),
+                });
+            }
+            Ok((record.cluster != Some(cluster)).then(|| record.moved(cluster)))
+        })
+    }
+
+    /// Writes the identities that `change` gives. One directory that takes it is enough: the others have failed, and say so.
+    fn change_records(
+        &self,
+        change: impl Fn(&Record, &Directory) -> Result<Option<Record>, StoreError>,
+    ) -> Result<(), StoreError> {
         let mut records = self.records.lock();
         let mut written = Err(StoreError::NoDirectory);
         for (record, directory) in records.iter_mut().zip(&self.directories) {
-            match record.cluster {
-                Some(theirs) if theirs == cluster => written = Ok(()),
-                Some(theirs) => {
-                    return Err(StoreError::Directory {
-                        dir: directory.path.clone(),
-                        problem: format!(
-                            "belongs to cluster {theirs}; the metadata servers are of cluster {cluster}: correct \
-                             their addresses, or give this server empty directories"
-                        ),
-                    });
+            let Some(changed) = change(record, directory)? else {
+                written = Ok(());
+                continue;
+            };
+            match identity::write(&*self.disk, &directory.path, &changed) {
+                Ok(()) => {
+                    *record = changed;
+                    written = Ok(());
                 }
-                None => {
-                    let adopted = Record { cluster: Some(cluster), ..record.clone() };
-                    match identity::write(&*self.disk, &directory.path, &adopted) {
-                        Ok(()) => {
-                            *record = adopted;
-                            written = Ok(());
-                        }
-                        Err(error) => {
-                            if let StoreError::Io { what, source, .. } = &error {
-                                directory.note_error(what, source);
-                            }
-                            written = written.or(Err(error));
-                        }
+                Err(error) => {
+                    if let StoreError::Io { what, source, .. } = &error {
+                        directory.note_error(what, source);
                     }
+                    written = written.or(Err(error));
                 }
             }
         }

@@ -67,7 +67,7 @@ pub(super) fn open(disk: &Arc<dyn Disk>, config: &StoreConfig, who: &Identity) -
         .enumerate()
         .filter_map(|(i, f)| if let Found::Known(r) = f { Some((i, r)) } else { None })
         .collect();
-    let (node, cluster) = agree(&paths, &known, who)?;
+    let (node, cluster, formerly) = agree(&paths, &known, who)?;
 
     let mut members: Vec<Member> = Vec::new();
     for member in known.iter().flat_map(|(_, record)| &record.members) {
@@ -133,7 +133,8 @@ pub(super) fn open(disk: &Arc<dyn Disk>, config: &StoreConfig, who: &Identity) -
         let seed = [who.random.to_le_bytes(), (index as u128).to_le_bytes()].concat();
         let directory = xxh3_128(&seed);
         members.push(Member { directory, path: path.display().to_string() });
-        let record = Record { cluster, node, directory, members: members.clone() };
+        let record =
+            Record { cluster, node, directory, members: members.clone(), formerly: formerly.clone() };
         identity::write(&**disk, path, &record)?;
         records.insert(index, record);
     }
@@ -141,9 +142,10 @@ pub(super) fn open(disk: &Arc<dyn Disk>, config: &StoreConfig, who: &Identity) -
         return Err(StoreError::NoDirectory);
     }
     for (&index, record) in &mut records {
-        if record.members != members || record.cluster != cluster {
+        if record.members != members || record.cluster != cluster || record.formerly != formerly {
             record.members = members.clone();
             record.cluster = cluster;
+            record.formerly = formerly.clone();
             identity::write(&**disk, &paths[index], record)?;
         }
     }
@@ -258,14 +260,22 @@ fn lock(disk: &dyn Disk, path: &Path) -> Result<Result<Box<dyn DiskLock>, String
     }
 }
 
-/// Node and cluster on which all directories and the configuration agree.
+/// Node and cluster on which all directories and the configuration agree, and the clusters that it was before: of directories that moved
+/// with their server the one counts that came furthest.
 fn agree(
     paths: &[PathBuf],
     known: &[(usize, &Record)],
     who: &Identity,
-) -> Result<(NodeId, Option<ClusterId>), StoreError> {
+) -> Result<(NodeId, Option<ClusterId>, Vec<ClusterId>), StoreError> {
     let mut node = who.node;
     let mut cluster = who.cluster;
+    let furthest = known.iter().map(|(_, record)| record).max_by_key(|record| {
+        known.iter().filter(|(_, other)| other.cluster.is_some_and(|c| record.formerly.contains(&c))).count()
+    });
+    let formerly = furthest.map(|record| record.formerly.clone()).unwrap_or_default();
+    if !formerly.is_empty() {
+        cluster = cluster.or(furthest.and_then(|record| record.cluster));
+    }
     for (position, &(index, record)) in known.iter().enumerate() {
         let path = &paths[index];
         if let Some(wanted) = node.filter(|&wanted| wanted != record.node) {
@@ -281,6 +291,7 @@ fn agree(
         node = Some(record.node);
         if let (Some(wanted), Some(theirs)) = (cluster, record.cluster)
             && wanted != theirs
+            && !formerly.contains(&theirs)
         {
             return Err(refuse(
                 path,
@@ -307,7 +318,7 @@ fn agree(
     }
     // 53 random bits: enough never to meet by chance, and exact in JSON. Never 0.
     let drawn = NodeId(u64::try_from(who.random >> 75).unwrap_or(u64::MAX) | 1);
-    Ok((node.unwrap_or(drawn), cluster))
+    Ok((node.unwrap_or(drawn), cluster, formerly))
 }
 
 /// Makes the folders of a new directory, durably. The identity is written behind this: a directory that has one has

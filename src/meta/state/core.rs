@@ -24,7 +24,7 @@ use super::frozen::Frozen;
 use super::manifest::{DirLock, Manifest};
 use super::memory::{ApplyView, Memory};
 use super::packing::Packing;
-use super::record::{KEY_LEN_MAX, Stamp, VALUE_LEN_MAX, show};
+use super::record::{self, KEY_LEN_MAX, Stamp, VALUE_LEN_MAX, show};
 use super::recover::{self, Opened};
 use super::snapshot::{SnapshotWriter, verify};
 use super::snapshots::Snapshots;
@@ -155,7 +155,7 @@ impl Core {
                     format!("the record under {} is outside the bounds of a record", show(&change.key));
                 return Err(StoreError::new("applying to the state", reason));
             }
-            stamp.tally.follow(change);
+            record::follow(&mut stamp.tally, change);
         }
         stamp.position = position;
         self.memory.write().merge(self.queue.next_number(), stamp.clone(), &changes);
@@ -168,6 +168,7 @@ impl Core {
     pub(super) fn build_snapshot(&self) -> Result<SnapshotFile, StoreError> {
         let _work = self.snapshot_work.lock();
         self.copy(
+            Packing::Lz4,
             |stamp| self.snapshots.building_path(&Snapshots::id(stamp)),
             |out, stamp, path| {
                 out.finish()?;
@@ -180,7 +181,9 @@ impl Core {
     /// installed before or after it is made, and while it is read.
     pub(super) fn freeze(&self) -> Result<Frozen, StoreError> {
         let _work = self.snapshot_work.lock();
+        // It is read here, and soon.
         self.copy(
+            Packing::Plain,
             |_| self.snapshots.frozen_path(),
             |out, _, path| {
                 out.finish_for_now()?;
@@ -193,6 +196,7 @@ impl Core {
     /// `snapshot_work`.
     fn copy<R>(
         &self,
+        packing: Packing,
         place: impl FnOnce(&Stamp) -> PathBuf,
         end: impl FnOnce(SnapshotWriter, &Stamp, &Path) -> Result<R, StoreError>,
     ) -> Result<R, StoreError> {
@@ -209,7 +213,7 @@ impl Core {
         let path = place(&stamp);
         let written = {
             let _end = EndCut(self);
-            self.write_cut(&engine, &stamp, &path)
+            self.write_cut(&engine, &stamp, &path, packing)
         };
         written.and_then(|out| end(out, &stamp, &path)).inspect_err(|_| {
             // What is left of it is in the way of nobody and is removed at the next open, should this fail too.
@@ -217,12 +221,18 @@ impl Core {
         })
     }
 
-    fn write_cut(&self, engine: &Engine, stamp: &Stamp, path: &Path) -> Result<SnapshotWriter, StoreError> {
+    fn write_cut(
+        &self,
+        engine: &Engine,
+        stamp: &Stamp,
+        path: &Path,
+        packing: Packing,
+    ) -> Result<SnapshotWriter, StoreError> {
         let unreadable = |e: ViewError| {
             self.damaged(&e.reason);
             StoreError::new("building a snapshot", e.reason)
         };
-        let mut out = SnapshotWriter::create(&*self.config.disk, path, stamp, Packing::Lz4)?;
+        let mut out = SnapshotWriter::create(&*self.config.disk, path, stamp, packing)?;
         loop {
             let chunk = match &mut self.disk.lock().cut {
                 Some(cut) => cut.chunk(engine).map_err(unreadable)?,

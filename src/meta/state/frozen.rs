@@ -1,6 +1,6 @@
 //! The whole state as of one moment, in a file, to be read for as long as it takes while the state goes on.
 //!
-//! [`super::State::frozen`] makes one for `check`. Holds: the records are those of one stamp, whose count and hash were
+//! [`super::State::frozen`] makes one for `check`, [`super::State::freeze`] for a dump. Holds: the records are those of one stamp, whose count and hash were
 //! verified; nothing is locked while they are read. The file is a snapshot in all but name: it is unlinked once it is
 //! open, so nothing is left of it however its reader ends, and what a crash leaves goes at the next open.
 //!
@@ -14,11 +14,13 @@ use std::sync::Arc;
 use bytes::Bytes;
 use parking_lot::Mutex;
 
+use super::super::StoreError;
 use super::packing::Packing;
 use super::record::Stamp;
-use super::snapshot::{Fault, SnapshotReader, block_at};
+use super::snapshot::{Fault, SnapshotReader, block_at, payload_at};
 use crate::namespace::{View, ViewError};
 use crate::runtime::disk::{Disk, DiskFile};
+use crate::types::{LogIndex, Tally};
 
 /// Blocks kept decoded. Who scans one table and looks into two others in the same order reads each block once.
 const KEPT: usize = 8;
@@ -26,9 +28,9 @@ const KEPT: usize = 8;
 type Records = Arc<Vec<(Bytes, Bytes)>>;
 
 /// A view of such a file.
-pub(super) struct Frozen {
+pub struct Frozen {
     /// Which state.
-    pub stamp: Stamp,
+    pub(super) stamp: Stamp,
     file: Box<dyn DiskFile>,
     packing: Packing,
     /// First key of each block, and where the block stands.
@@ -49,6 +51,34 @@ impl Frozen {
             index.extend(records.into_iter().next().map(|(key, _)| (key, at)));
         }
         Ok(Self { packing: reader.packing(), stamp: reader.stamp, file, index, kept: Mutex::default() })
+    }
+
+    /// The log index that it is the state of.
+    #[must_use]
+    pub fn index(&self) -> LogIndex {
+        self.stamp.position.index
+    }
+
+    /// Its records: how many, and the state hash.
+    #[must_use]
+    pub fn tally(&self) -> Tally {
+        self.stamp.tally
+    }
+
+    /// Blocks it consists of.
+    #[must_use]
+    pub fn block_count(&self) -> usize {
+        self.index.len()
+    }
+
+    /// The packed records of a block, verified; none behind the last.
+    ///
+    /// # Errors
+    /// The file cannot be read, or has changed since it was made.
+    pub fn packed(&self, number: usize) -> Result<Option<Bytes>, StoreError> {
+        let Some((_, at)) = self.index.get(number) else { return Ok(None) };
+        let packed = payload_at(&*self.file, self.packing, *at, number);
+        packed.map(Some).map_err(|fault| StoreError::new("reading the copy that is dumped", fault))
     }
 
     fn block(&self, number: usize) -> Result<Records, ViewError> {

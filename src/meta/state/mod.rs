@@ -36,6 +36,7 @@ use parking_lot::Mutex;
 use serde::Serialize;
 
 use self::core::Core;
+pub use self::frozen::Frozen;
 use self::manifest::DirLock;
 use self::memory::ReadView;
 use self::snapshots::Snapshots;
@@ -207,6 +208,14 @@ impl State {
     pub fn frozen<R>(&self, f: impl FnOnce(LogIndex, &dyn View) -> R) -> Result<R, StoreError> {
         let frozen = self.core().freeze()?;
         Ok(f(frozen.stamp.position.index, &frozen))
+    }
+
+    /// Such a copy, to be read block by block; it takes its disk space until it is dropped.
+    ///
+    /// # Errors
+    /// As [`State::frozen`].
+    pub fn freeze(&self) -> Result<Frozen, StoreError> {
+        self.core().freeze()
     }
 
     /// Hash of the state in memory, and the index it belongs to.

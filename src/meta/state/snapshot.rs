@@ -297,6 +297,17 @@ pub(super) fn block_at(
     at: u64,
     number: usize,
 ) -> Result<Vec<(Bytes, Bytes)>, Fault> {
+    let payload = payload_at(file, packing, at, number)?;
+    records(&payload, u32::try_from(number).unwrap_or(u32::MAX))
+}
+
+/// The same, verified and unpacked: records one after the other, as a dump packs them.
+pub(super) fn payload_at(
+    file: &dyn DiskFile,
+    packing: Packing,
+    at: u64,
+    number: usize,
+) -> Result<Bytes, Fault> {
     let mut head = [0; 12];
     file.read_exact_at(&mut head, at)?;
     let mut bytes = vec![0; (u32_at(&head, 0) as usize).min(packing.len_max())];
@@ -304,8 +315,8 @@ pub(super) fn block_at(
     let number = u32::try_from(number).map_err(|e| Fault::Damaged(e.to_string()))?;
     let mut rest = head[8..].chain(&bytes[..]);
     match payload(&mut rest, &head[..8], number, packing)? {
-        Some(payload) => records(&packing.unpack(payload)?, number),
-        None => Ok(Vec::new()),
+        Some(payload) => packing.unpack(payload),
+        None => Ok(Bytes::new()),
     }
 }
 

@@ -12,6 +12,7 @@ use bytes::Bytes;
 use tempfile::TempDir;
 
 mod crash;
+mod dumps;
 mod places;
 
 use self::places::{Place, on_both};
@@ -80,7 +81,7 @@ impl Model {
             };
             if old != new {
                 let change = Change { key: Key::from(&key[..]), old, new };
-                tally.follow(&change);
+                super::record::follow(&mut tally, &change);
                 changes.push(change);
             }
         }

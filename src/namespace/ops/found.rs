@@ -36,6 +36,7 @@ pub(crate) fn found(
         next_session: SessionId(1),
         inode_count: 0,
         used: 0,
+        restoring: None,
     })?;
     txn.records.put_bytes(keys::HEALTHY, Healthy::encode(&[]))?;
     txn.new_inode(Inode {

@@ -11,6 +11,7 @@ pub(super) mod orphans;
 pub(super) mod publish;
 pub(super) mod range;
 pub(super) mod rename;
+pub(super) mod restore;
 pub(super) mod session;
 pub(super) mod set_attrs;
 pub(super) mod unlink;

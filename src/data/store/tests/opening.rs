@@ -55,6 +55,41 @@ fn a_directory_of_others_is_refused() {
     );
 }
 
+/// The state of its cluster was restored into another one, and the machine stopped while the directories were told.
+#[test]
+fn directories_that_moved_take_those_along_that_did_not() {
+    let disk = Arc::new(MemoryDisk::new());
+    let store = open(&disk, config(Spread::Spread, 3)).unwrap();
+    store.adopt(ClusterId(77)).unwrap();
+    let identity = |dir: &str| Path::new(dir).join("pohmelfs-data");
+    let before = disk.read(&identity("/a")).unwrap();
+    store.move_to(ClusterId(78)).unwrap();
+    store.move_to(ClusterId(78)).unwrap();
+    assert_eq!(store.cluster(), Some(ClusterId(78)));
+    assert!(store.adopt(ClusterId(77)).is_err(), "there is no way back");
+    assert!(store.move_to(ClusterId(77)).unwrap_err().to_string().contains("no way back"));
+    drop(store);
+    disk.create(&identity("/a")).unwrap().write_at(&before, 0).unwrap();
+    let store = open(&disk, config(Spread::Spread, 3)).unwrap();
+    assert_eq!(store.cluster(), Some(ClusterId(78)));
+    assert_ne!(disk.read(&identity("/a")).unwrap(), before, "it was told");
+    store.move_to(ClusterId(79)).unwrap();
+    drop(store);
+    disk.create(&identity("/a")).unwrap().write_at(&before, 0).unwrap();
+    let store = open(&disk, config(Spread::Spread, 3)).unwrap();
+    assert_eq!(store.cluster(), Some(ClusterId(79)), "it was away for two lives");
+    drop(store);
+
+    // One of a cluster that they never were of is refused all the same.
+    let other = Arc::new(MemoryDisk::new());
+    let stranger = open(&other, config(Spread::Spread, 1)).unwrap();
+    stranger.adopt(ClusterId(5)).unwrap();
+    let bytes = other.read(&identity("/a")).unwrap();
+    disk.create(&identity("/a")).unwrap().write_at(&bytes, 0).unwrap();
+    let error = refusal(&disk, config(Spread::Spread, 3), WHO);
+    assert!(error.contains("belongs to cluster"), "{error}");
+}
+
 #[test]
 fn a_directory_given_twice_is_refused() {
     let disk = Arc::new(MemoryDisk::new());
