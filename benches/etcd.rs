@@ -1,7 +1,6 @@
 //! Load for etcd: puts and linearizable gets over its v3 API, for the comparison in `scripts/bench-meta`.
 //!
-//! Speaks gRPC by hand over HTTP/2 (the two messages it needs are a few bytes each), so that nothing but etcd itself is
-//! measured. Callers are spread over all members; each has one call in flight. Not here: starting etcd, our own figures.
+//! Speaks gRPC by hand (`tests/common/grpc.rs`), so that nothing but etcd itself is measured. Callers are spread over all members; each has one call in flight. Not here: starting etcd, our own figures.
 //!
 //! ```text
 //! etcd --endpoints 127.0.0.1:2379,127.0.0.1:2381,127.0.0.1:2383 --callers 1,16,64,256 --seconds 5
@@ -17,10 +16,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use bytes::{BufMut, Bytes, BytesMut};
-use h2::client::SendRequest;
-use http::Request;
-use tokio::net::TcpStream;
+use bytes::{Bytes, BytesMut};
+use grpc::{SendRequest, field};
+
+#[path = "../tests/common/grpc.rs"]
+mod grpc;
 
 /// Connections to each member at most: more callers share them, as the streams of HTTP/2 are meant to.
 const CONNECTIONS_MAX: usize = 16;
@@ -69,27 +69,7 @@ async fn main() {
 }
 
 async fn connect(address: &str) -> SendRequest<Bytes> {
-    let socket = TcpStream::connect(address).await.unwrap_or_else(|e| panic!("{address}: {e}"));
-    socket.set_nodelay(true).unwrap();
-    let (send, connection) = h2::client::handshake(socket).await.unwrap();
-    tokio::spawn(async move {
-        if let Err(error) = connection.await {
-            eprintln!("connection to etcd ended: {error}");
-        }
-    });
-    send
-}
-
-/// Field `number` with these bytes (protobuf wire type 2).
-fn field(out: &mut BytesMut, number: u8, bytes: &[u8]) {
-    out.put_u8(number << 3 | 2);
-    let mut len = bytes.len();
-    while len >= 0x80 {
-        out.put_u8(u8::try_from(len & 0x7f).unwrap() | 0x80);
-        len >>= 7;
-    }
-    out.put_u8(u8::try_from(len).unwrap());
-    out.put_slice(bytes);
+    grpc::connect(address).await.unwrap()
 }
 
 /// One call; its answer is taken whole, and its status must be 0.
@@ -99,34 +79,13 @@ async fn call(send: &SendRequest<Bytes>, op: Op, key: &str, value: &[u8]) {
     let path = match op {
         Op::Put => {
             field(&mut message, 2, value);
-            "/etcdserverpb.KV/Put"
+            grpc::PUT
         }
         // A range over one key; without the flag `serializable` it is linearizable.
-        Op::Get => "/etcdserverpb.KV/Range",
+        Op::Get => grpc::RANGE,
     };
-    let mut body = BytesMut::with_capacity(message.len() + 5);
-    body.put_u8(0);
-    body.put_u32(u32::try_from(message.len()).unwrap());
-    body.put_slice(&message);
-    let request = Request::post(format!("http://etcd{path}"))
-        .header("content-type", "application/grpc")
-        .header("te", "trailers")
-        .body(())
-        .unwrap();
-    let mut send = send.clone().ready().await.unwrap();
-    let (response, mut stream) = send.send_request(request, false).unwrap();
-    stream.send_data(body.freeze(), true).unwrap();
-    let mut response = response.await.unwrap();
-    let mut len = 0;
-    while let Some(data) = response.body_mut().data().await {
-        let data = data.unwrap();
-        len += data.len();
-        response.body_mut().flow_control().release_capacity(data.len()).unwrap();
-    }
-    let trailers = response.body_mut().trailers().await.unwrap();
-    let trailers = trailers.unwrap_or_else(|| response.headers().clone());
-    let status = trailers.get("grpc-status").map_or("none", |s| s.to_str().unwrap());
-    assert!(status == "0" && len > 5, "etcd answered grpc-status {status} with {len} bytes: {trailers:?}");
+    let answer = grpc::call(send, path, &message).await.unwrap();
+    assert!(!answer.is_empty(), "etcd answered nothing");
 }
 
 /// Makes the keys that gets read.

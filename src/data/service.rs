@@ -133,7 +133,8 @@ async fn verify(core: &Core, blocks: Vec<BlockRef>, deep: bool) -> Result<Vec<Re
                 batch.iter().map(|block| replica_state(store, block, deep)).collect::<Vec<_>>()
             })
             .await;
-        if deep && found.contains(&ReplicaState::Corrupt) {
+        // Missing, too: a writer may have left this server behind and nobody noticed.
+        if found.iter().any(|state| *state != ReplicaState::Good) {
             core.catch_up.call();
         }
         states.extend(found);

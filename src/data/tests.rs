@@ -299,3 +299,26 @@ async fn a_server_that_was_away_catches_up_by_itself() {
     first.stop().await;
     fake.tasks.stop().await;
 }
+
+/// A put to one of three had failed for the writer alone: nobody took that server for away, so it looked ten minutes later. `check` saw
+/// that the block was missing and left it at that.
+#[tokio::test]
+async fn what_a_check_misses_is_fetched() {
+    let place = tempfile::tempdir().unwrap();
+    let fake = Fake::start(0xc1).await;
+    let first = DataServer::start(config(101, place.path(), &[&fake.address])).await.unwrap();
+    let second = DataServer::start(config(102, place.path(), &[&fake.address])).await.unwrap();
+    first.settled().await;
+    second.settled().await;
+    let (left_behind, data) = block(1, 1000);
+    Caller::new(&first).put(left_behind, &data).await.unwrap();
+    fake.refer(left_behind);
+    let verify = DataRequest::Verify { blocks: vec![left_behind], deep: false };
+    let states = Caller::new(&second).ask(verify, Bytes::new()).await.unwrap().0;
+    assert_eq!(states, DataReply::Verified(vec![ReplicaState::Missing]));
+    second.fetched(1).await;
+    assert_eq!(Caller::new(&second).get(left_behind, 0, 1000).await.unwrap(), data);
+    second.stop().await;
+    first.stop().await;
+    fake.tasks.stop().await;
+}

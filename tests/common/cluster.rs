@@ -1,5 +1,6 @@
 //! Metadata and data servers on free ports of 127.0.0.1, with everything in one temporary directory.
 
+use std::collections::BTreeSet;
 use std::fs::{File, TryLockError};
 use std::net::TcpListener;
 use std::path::Path;
@@ -12,7 +13,7 @@ use pohmelfs::wire::status::{ClusterStatus, MetaStatus, ServerRole, ServerStatus
 use rand::RngExt;
 use tempfile::TempDir;
 
-use super::node::Node;
+use super::node::{Node, Place};
 use super::wait::until;
 use super::{LONG, http};
 
@@ -71,15 +72,17 @@ pub struct Cluster {
     pub nodes: Vec<Node>,
     meta_count: usize,
     shape: Shape,
+    /// Ids of metadata servers that came later.
+    strangers: BTreeSet<u64>,
     root: Option<TempDir>,
     _turn: Turn,
 }
 
 /// The right to run a cluster on this machine: tests of other processes wait for theirs.
-struct Turn(#[allow(dead_code, reason = "held for its lock")] File);
+pub struct Turn(#[allow(dead_code, reason = "held for its lock")] File);
 
 impl Turn {
-    async fn take() -> Self {
+    pub async fn take() -> Self {
         let path = std::env::temp_dir().join("pohmelfs-proof.lock");
         let file = File::options().create(true).append(true).open(&path).unwrap();
         loop {
@@ -102,8 +105,9 @@ fn free_port() -> u16 {
     }
 }
 
-fn free_ports(count: usize) -> Vec<u16> {
-    let mut ports = std::collections::BTreeSet::new();
+/// Ports that nobody listens on.
+pub fn free_ports(count: usize) -> Vec<u16> {
+    let mut ports = BTreeSet::new();
     while ports.len() < count {
         ports.insert(free_port());
     }
@@ -127,9 +131,16 @@ impl Cluster {
     /// Configurations are written, nothing runs.
     pub async fn prepare(shape: Shape) -> Self {
         let turn = Turn::take().await;
-        super::stall::watch();
         let root = tempfile::Builder::new().prefix("pohmelfs-proof-").tempdir().unwrap();
+        let places = vec![Place::default(); shape.meta + shape.data];
+        Self::prepare_at(shape, root, turn, &places)
+    }
+
+    /// As [`Cluster::prepare`], each server at its place: those of metadata servers first.
+    pub fn prepare_at(shape: Shape, root: TempDir, turn: Turn, places: &[Place]) -> Self {
+        super::stall::watch();
         let count = shape.meta + shape.data;
+        assert_eq!(count, places.len(), "a place for each server");
         let ports = free_ports(2 * count);
         let nodes: Vec<Node> = (0..count)
             .map(|i| {
@@ -139,26 +150,37 @@ impl Cluster {
                     (ServerRole::Data, i - shape.meta + 1)
                 };
                 let id = if role == ServerRole::Meta { number } else { 100 + number } as u64;
-                Node::new(root.path(), role, id, format!("{role}-{number}"), (ports[2 * i], ports[2 * i + 1]))
+                let (name, place) = (format!("{role}-{number}"), places[i].clone());
+                Node::new(root.path(), role, id, name, (ports[2 * i], ports[2 * i + 1]), place)
             })
             .collect();
-        let cluster =
-            Self { nodes, meta_count: shape.meta, shape: shape.clone(), root: Some(root), _turn: turn };
-        for node in &cluster.nodes {
-            std::fs::write(&node.config, cluster.config_of(node, &shape)).unwrap();
-        }
+        let strangers = BTreeSet::new();
+        let cluster = Self { nodes, meta_count: shape.meta, shape, strangers, root: Some(root), _turn: turn };
+        cluster.write_configs();
         cluster
+    }
+
+    /// Writes the configuration of every server, with the members that there are now.
+    pub fn write_configs(&self) {
+        for node in &self.nodes {
+            std::fs::write(&node.config, self.config_of(node)).unwrap();
+        }
     }
 
     /// Starts a metadata server that waits to be added: its configuration names those that are there now. Gives its index; those of
     /// data servers move by one.
     pub fn start_stranger(&mut self, id: u64) -> usize {
+        self.start_stranger_at(id, Place::default())
+    }
+
+    /// The same, at a place.
+    pub fn start_stranger_at(&mut self, id: u64, place: Place) -> usize {
         let ports = free_ports(2);
         let root = self.root.as_ref().unwrap().path();
-        let mut node = Node::new(root, ServerRole::Meta, id, format!("meta-{id}"), (ports[0], ports[1]));
-        let shape =
-            Shape { meta_keys: format!("join = true\n{}", self.shape.meta_keys), ..self.shape.clone() };
-        std::fs::write(&node.config, self.config_of(&node, &shape)).unwrap();
+        let name = format!("meta-{id}");
+        let mut node = Node::new(root, ServerRole::Meta, id, name, (ports[0], ports[1]), place);
+        self.strangers.insert(id);
+        std::fs::write(&node.config, self.config_of(&node)).unwrap();
         node.start();
         self.nodes.insert(self.meta_count, node);
         self.meta_count += 1;
@@ -172,16 +194,21 @@ impl Cluster {
         self.nodes.remove(index)
     }
 
-    fn config_of(&self, node: &Node, shape: &Shape) -> String {
+    fn config_of(&self, node: &Node) -> String {
+        let shape = &self.shape;
         let head = format!(
             "node = {}\nname = {:?}\nlisten = {:?}\nhttp_listen = {:?}\n",
             node.id, node.name, node.address, node.http
         );
         match node.role {
             ServerRole::Meta => {
+                let joins = self.strangers.contains(&node.id);
+                let join = if joins { "join = true\n" } else { "" };
                 let peers: String = self
                     .meta()
                     .iter()
+                    // Whoever joins asks the others.
+                    .filter(|p| !joins || p.id != node.id)
                     .map(|p| {
                         format!(
                             "\n[[peers]]\nnode = {}\nname = {:?}\naddress = {:?}\nhttp = {:?}\n",
@@ -192,7 +219,7 @@ impl Cluster {
                 let replicas = shape.data.clamp(1, 3);
                 let durable_min = replicas.min(2);
                 format!(
-                    "{head}replicas = {replicas}\ndurable_min = {durable_min}\ndirectory = {:?}\n{}\n[limits]\n{}\n[timers]\n{}\n{peers}",
+                    "{head}{join}replicas = {replicas}\ndurable_min = {durable_min}\ndirectory = {:?}\n{}\n[limits]\n{}\n[timers]\n{}\n{peers}",
                     node.dir, shape.meta_keys, shape.meta_limits, shape.meta_timers
                 )
             }
@@ -424,6 +451,13 @@ impl Cluster {
         found
     }
 
+    /// Prints the end of every server's log.
+    pub fn show_logs(&self) {
+        for node in &self.nodes {
+            eprintln!("=== {} ({}), end of its log:\n{}\n", node.name, node.address, node.tail());
+        }
+    }
+
     /// Runs the program with `arguments` against this cluster.
     pub fn command(&self, arguments: &[&str]) -> std::process::Output {
         let servers: Vec<&str> = self.meta().iter().map(|m| m.address.as_str()).collect();
@@ -437,9 +471,7 @@ impl Drop for Cluster {
             if let Some(stall) = super::stall::excuse() {
                 eprintln!("the machine stood still for {stall:?} meanwhile");
             }
-            for node in &self.nodes {
-                eprintln!("=== {} ({}), end of its log:\n{}\n", node.name, node.address, node.tail());
-            }
+            self.show_logs();
         }
         self.nodes.clear();
         if std::env::var_os("POHMELFS_KEEP").is_some()

@@ -62,6 +62,17 @@ struct Shared {
     /// Acknowledged calls of each writer.
     acked: Vec<AtomicU64>,
     longest: Mutex<Duration>,
+    /// Milliseconds that a writer rests between two files.
+    rest_ms: AtomicU64,
+}
+
+impl Shared {
+    async fn rest(&self) {
+        let rest = self.rest_ms.load(Ordering::Relaxed);
+        if rest > 0 {
+            tokio::time::sleep(Duration::from_millis(rest)).await;
+        }
+    }
 }
 
 /// A load in progress.
@@ -152,6 +163,12 @@ impl Load {
             if slowest > more { Ok(()) } else { Err(format!("the slowest has {slowest} of {more}")) }
         })
         .await;
+    }
+
+    /// From now on every writer rests so long between two files.
+    pub fn set_rest(&self, rest: Duration) {
+        let millis = u64::try_from(rest.as_millis()).unwrap();
+        self.shared.rest_ms.store(millis, Ordering::Relaxed);
     }
 
     /// Calls acknowledged so far.
@@ -335,6 +352,7 @@ async fn create(client: Client, shared: Arc<Shared>, writer: usize, parent: Inod
     let mut memory = Memory::default();
     let mut count = 0_usize;
     while !shared.stop.load(Ordering::Relaxed) {
+        shared.rest().await;
         count += 1;
         let name = format!("w{writer}-{count}");
         let content = content_of(&name, count % SMALL_LEN_MAX);
@@ -399,6 +417,7 @@ async fn write(client: Client, shared: Arc<Shared>, writer: usize, dir: String, 
     let mut memory = Memory::default();
     let mut count = 0_usize;
     while !shared.stop.load(Ordering::Relaxed) {
+        shared.rest().await;
         count += 1;
         let name = format!("f{writer}-{count}");
         // Always above what is kept inline.

@@ -7,6 +7,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a panic is how a test says no")]
 
 pub mod cluster;
+pub mod grpc;
 pub mod http;
 pub mod load;
 pub mod node;

@@ -1,5 +1,6 @@
 //! One server process: started, killed, stopped, wiped.
 
+use std::ffi::OsString;
 use std::fs::{File, OpenOptions};
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -16,7 +17,34 @@ const TAIL_LINES: usize = 60;
 
 /// The program under test.
 pub fn program() -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_pohmelfs"));
+    program_at(&Place::default())
+}
+
+/// Where a server runs.
+#[derive(Clone, Debug)]
+pub struct Place {
+    /// The address that it listens on.
+    pub ip: String,
+    /// The directory that has its own one; none: that of the cluster.
+    pub parent: Option<PathBuf>,
+    /// What starts it there: a program and its arguments, which ends by executing those behind them; empty: nothing.
+    pub launcher: Vec<OsString>,
+    /// Variables of its environment.
+    pub variables: Vec<(OsString, OsString)>,
+}
+
+impl Default for Place {
+    fn default() -> Self {
+        Self { ip: "127.0.0.1".into(), parent: None, launcher: Vec::new(), variables: Vec::new() }
+    }
+}
+
+/// The program under test, at a place.
+pub fn program_at(place: &Place) -> Command {
+    let program = OsString::from(env!("CARGO_BIN_EXE_pohmelfs"));
+    let words: Vec<OsString> = place.launcher.iter().cloned().chain([program]).collect();
+    let mut command = Command::new(&words[0]);
+    command.args(&words[1..]);
     // A variable of whoever runs the tests is no configuration of the servers.
     for (name, _) in std::env::vars_os() {
         let known = name.to_string_lossy();
@@ -24,6 +52,7 @@ pub fn program() -> Command {
             command.env_remove(&name);
         }
     }
+    command.envs(place.variables.iter().cloned());
     command.stdin(Stdio::null());
     command
 }
@@ -46,22 +75,32 @@ pub struct Node {
     pub dir: PathBuf,
     /// Its standard output and error, of all its lives.
     pub log: PathBuf,
+    /// Where it runs.
+    pub place: Place,
     child: Option<Child>,
     paused: bool,
 }
 
 impl Node {
     /// A server that is not running yet. `config` has been written.
-    pub fn new(root: &Path, role: ServerRole, id: u64, name: String, ports: (u16, u16)) -> Self {
+    pub fn new(
+        root: &Path,
+        role: ServerRole,
+        id: u64,
+        name: String,
+        ports: (u16, u16),
+        place: Place,
+    ) -> Self {
         Self {
             role,
             id,
-            address: format!("127.0.0.1:{}", ports.0),
-            http: format!("127.0.0.1:{}", ports.1),
+            address: format!("{}:{}", place.ip, ports.0),
+            http: format!("{}:{}", place.ip, ports.1),
             config: root.join(format!("{name}.toml")),
-            dir: root.join(&name),
+            dir: place.parent.as_deref().unwrap_or(root).join(&name),
             log: root.join(format!("{name}.log")),
             name,
+            place,
             child: None,
             paused: false,
         }
@@ -76,7 +115,7 @@ impl Node {
     pub fn start(&mut self) {
         assert!(self.child.is_none(), "{} runs already", self.name);
         let log = OpenOptions::new().create(true).append(true).open(&self.log).unwrap();
-        let child = program()
+        let child = program_at(&self.place)
             .arg(self.role.to_string())
             .arg("--config")
             .arg(&self.config)

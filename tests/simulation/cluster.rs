@@ -15,6 +15,7 @@ use pohmelfs::meta::MetaServer;
 use pohmelfs::net::simulated::{HostId, Network};
 use pohmelfs::types::NodeAddress;
 use pohmelfs::wire::status::{MetaStatus, StatusSource};
+use tokio::sync::Notify;
 
 use super::host::{Host, Program, TICK};
 
@@ -31,11 +32,16 @@ pub struct Shared {
     pub gave_up: Arc<Mutex<Vec<(String, String)>>>,
     /// What the metadata servers tell of themselves, by host.
     pub sources: Arc<Mutex<BTreeMap<HostId, Arc<dyn StatusSource>>>>,
+    /// Tells a server to stop in order, by host.
+    stops: Arc<Mutex<BTreeMap<HostId, Arc<Notify>>>>,
 }
 
 impl Shared {
-    pub fn now(&self) -> u64 {
-        self.clock.load(Ordering::Relaxed)
+    /// What tells the server that is about to start on this host to stop.
+    fn stop_of(&self, host: HostId) -> Arc<Notify> {
+        let stop = Arc::<Notify>::default();
+        self.stops.lock().insert(host, stop.clone());
+        stop
     }
 }
 
@@ -81,6 +87,13 @@ impl Cluster {
     pub fn kill(&mut self, host: HostId) {
         self.go_down(host);
         self.hosts[host].kill();
+    }
+
+    /// SIGTERM: the server stops in order, and is started again after a moment.
+    pub fn stop(&mut self, host: HostId) {
+        if let Some(stop) = self.shared.stops.lock().get(&host) {
+            stop.notify_one();
+        }
     }
 
     pub fn power_off(&mut self, host: HostId, seed: u64) {
@@ -181,11 +194,14 @@ fn meta_program(i: usize, shared: Shared) -> Program {
     Box::new(move |disk| {
         let (config, shared) = (config.clone(), shared.clone());
         Box::pin(async move {
-            let name = config.name.clone();
+            let (name, stop) = (config.name.clone(), shared.stop_of(i));
             let error = match MetaServer::start_on(disk, config).await {
                 Ok(server) => {
                     shared.sources.lock().insert(i, server.status_source());
-                    server.failed().await
+                    tokio::select! {
+                        error = server.failed() => error,
+                        () = stop.notified() => return server.stop().await,
+                    }
                 }
                 Err(error) => error,
             };
@@ -213,11 +229,11 @@ fn data_program(i: usize, shared: Shared) -> Program {
     Box::new(move |disk| {
         let (config, shared) = (config.clone(), shared.clone());
         Box::pin(async move {
-            let name = config.name.clone();
+            let (name, stop) = (config.name.clone(), shared.stop_of(META + i));
             match DataServer::start_on(disk, config).await {
                 Ok(server) => {
-                    std::future::pending::<()>().await;
-                    drop(server);
+                    stop.notified().await;
+                    server.stop().await;
                 }
                 Err(error) => shared.gave_up.lock().push((name, error.to_string())),
             }

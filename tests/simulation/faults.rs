@@ -1,16 +1,24 @@
 //! What goes wrong in a run: drawn from its seed beforehand, so that a failing run can be repeated with less of it.
 //!
-//! Holds: whatever is broken is mended before the end; at most one metadata server loses its disk, and only one.
+//! Holds: whatever is broken is mended before the end; at most one metadata server loses its disk, and at most one data server has bits
+//! that flip.
 
 use std::fmt;
+use std::path::Path;
 use std::time::Duration;
 
 use pohmelfs::net::simulated::{HostId, LinkQuality};
+use pohmelfs::types::NodeId;
+use pohmelfs::wire::members::MembersRequest;
+use pohmelfs::wire::message::MetaRequest;
+use pohmelfs::wire::status::MetaStatus;
 use rand::RngExt;
 use rand::rngs::StdRng;
 use rustix::io::Errno;
 
-use super::cluster::{Cluster, DATA, META};
+use super::cluster::{Cluster, DATA, META, meta_addresses};
+use super::host::Program;
+use super::workload;
 
 /// One thing that happens.
 #[derive(Clone, Debug)]
@@ -18,6 +26,10 @@ pub enum Fault {
     Kill(HostId),
     PowerOff(HostId, u64),
     Start(HostId),
+    /// The server stops in order.
+    Stop(HostId),
+    /// Whoever leads is asked to let another one lead.
+    Transfer,
     Pause(HostId),
     Resume(HostId),
     Cut(HostId, HostId),
@@ -34,6 +46,8 @@ pub enum Fault {
     DiskRoom(HostId),
     /// The disk of a metadata server is replaced by an empty one.
     Wipe(HostId),
+    /// A bit flips in a block at rest, as drawn.
+    Rot(HostId, u64),
     /// A client dies amid its calls, and never comes back.
     KillClient(u32),
 }
@@ -58,7 +72,10 @@ pub type Disturbance = Vec<Timed>;
 pub fn plan(dice: &mut StdRng, clients: u32, from: Duration, to: Duration) -> Vec<Disturbance> {
     let count = dice.random_range(0..=6);
     let mut wiped = false;
-    let mut plan: Vec<Disturbance> = (0..count).map(|_| disturbance(dice, from, to, &mut wiped)).collect();
+    // The one whose bits may flip: what it loses the others have.
+    let rotten = dice.random_range(META..META + DATA);
+    let mut plan: Vec<Disturbance> =
+        (0..count).map(|_| disturbance(dice, from, to, &mut wiped, rotten)).collect();
     // The first client makes the files of all: it stays.
     for client in 1..clients {
         if dice.random_range(0..8) == 0 {
@@ -68,13 +85,19 @@ pub fn plan(dice: &mut StdRng, clients: u32, from: Duration, to: Duration) -> Ve
     plan
 }
 
-fn disturbance(dice: &mut StdRng, from: Duration, to: Duration, wiped: &mut bool) -> Disturbance {
+fn disturbance(
+    dice: &mut StdRng,
+    from: Duration,
+    to: Duration,
+    wiped: &mut bool,
+    rotten: HostId,
+) -> Disturbance {
     let at = dice.random_range(from..to);
     let end = (at + Duration::from_millis(dice.random_range(20..4_000))).min(to);
     let meta = dice.random_range(0..META);
     let host = dice.random_range(0..META + DATA);
     let timed = |at, fault| Timed { at, fault };
-    match dice.random_range(0..100) {
+    match dice.random_range(0..116) {
         0..18 => vec![timed(at, Fault::Kill(host)), timed(end, Fault::Start(host))],
         18..34 => vec![timed(at, Fault::PowerOff(host, dice.random())), timed(end, Fault::Start(host))],
         34..46 => vec![timed(at, Fault::Pause(host)), timed(end, Fault::Resume(host))],
@@ -109,6 +132,9 @@ fn disturbance(dice: &mut StdRng, from: Duration, to: Duration, wiped: &mut bool
             *wiped = true;
             vec![timed(at, Fault::Wipe(meta)), timed(end, Fault::Start(meta))]
         }
+        100..106 => vec![timed(at, Fault::Stop(host))],
+        106..112 => vec![timed(at, Fault::Transfer)],
+        112..116 => vec![timed(at, Fault::Rot(rotten, dice.random()))],
         // All of them at once.
         _ => {
             let mut faults = Vec::new();
@@ -127,6 +153,9 @@ pub fn strike(cluster: &mut Cluster, fault: &Fault) {
         Fault::Kill(host) => cluster.kill(host),
         Fault::PowerOff(host, seed) => cluster.power_off(host, seed),
         Fault::Start(host) => cluster.start(host),
+        Fault::Stop(host) => cluster.stop(host),
+        Fault::Transfer => transfer(cluster),
+        Fault::Rot(host, draw) => rot(cluster, host, draw),
         Fault::Pause(host) => cluster.hosts[host].is_paused = true,
         Fault::Resume(host) => cluster.hosts[host].is_paused = false,
         Fault::Cut(from, to) => cluster.network.cut(from, to, true),
@@ -141,6 +170,35 @@ pub fn strike(cluster: &mut Cluster, fault: &Fault) {
         Fault::DiskRoom(host) => cluster.hosts[host].disk.set_total(1 << 40),
         Fault::Wipe(host) => cluster.wipe(host),
         Fault::KillClient(number) => cluster.hosts[META + DATA + number as usize].kill(),
+    }
+}
+
+/// An operator asks that another server leads; what comes of it is his business.
+fn transfer(cluster: &mut Cluster) {
+    let leads = |(name, status): &(String, MetaStatus)| (status.raft_state == "leader").then(|| name.clone());
+    let Some(leader) = cluster.statuses().iter().find_map(leads) else { return };
+    let from = (0..META).position(|i| leader == format!("meta-{}", i + 1));
+    let Some(from) = from.map(|i| NodeId(i as u64 + 1)) else { return };
+    let program: Program = Box::new(move |_disk| {
+        Box::pin(async move {
+            let client = workload::connect("operator", &meta_addresses()).await;
+            let request = MetaRequest::Members(MembersRequest::TransferLeader { from, to: None });
+            drop(client.request(&request, Duration::from_secs(10)).await);
+            client.close().await;
+        })
+    });
+    cluster.add("operator", program);
+}
+
+fn rot(cluster: &mut Cluster, host: HostId, draw: u64) {
+    let disk = &cluster.hosts[host].disk;
+    let files = disk.files_below(Path::new("/data/blocks"));
+    let Some(file) = usize::try_from(draw >> 32).ok().and_then(|d| files.get(d % files.len().max(1))) else {
+        return;
+    };
+    let len = disk.file_len(file).unwrap_or(0);
+    if let (Ok(byte), true) = (usize::try_from(draw & 0xffff_ffff), len > 0) {
+        disk.flip(file, byte % len, 0x10);
     }
 }
 

@@ -7,33 +7,23 @@
 //! `scripts/simulate` runs many seeds, repeats one, or makes it smaller. `RUST_LOG` shows what the servers say.
 #![allow(clippy::unwrap_used, reason = "a panic is how a test says no")]
 
+#[path = "../judges/mod.rs"]
+mod judges;
+
 mod cluster;
-mod content;
-mod contents;
-mod explanation;
 mod faults;
-mod files;
-mod footprint;
-mod history;
 mod host;
-mod identities;
-mod invariants;
-mod linearizability;
-mod model;
 mod model_rules;
-mod overwrites;
 mod random_histories;
-mod records;
 mod run;
 mod seeded;
 mod shrink;
-mod stories;
-mod workload;
 
 use std::process::{Command, Output};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use judges::{history, linearizability, model, stories, workload};
 use rand::RngExt;
 
 /// Seeds that every test run repeats.

@@ -8,18 +8,19 @@
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use parking_lot::Mutex;
+use pohmelfs::types::ROOT_INODE;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
 use super::cluster::{Cluster, META, meta_addresses};
 use super::faults::{self, Disturbance, Fault, Timed};
-use super::history::History;
-use super::identities;
-use super::invariants::{Watch, whole_namespace, whole_replicas};
-use super::linearizability;
+use super::host::Program;
+use super::judges::invariants::{Watch, whole_namespace, whole_replicas};
+use super::judges::{Clock, judge};
 use super::workload::{self, Work};
 
 /// Between two looks at the servers.
@@ -28,8 +29,6 @@ const LOOK_EVERY: Duration = Duration::from_millis(25);
 const QUIET_WITHIN: Duration = Duration::from_secs(120);
 /// Who reads the files at the end.
 const JUDGE: u32 = 1_000;
-/// Mode of the root of a new filesystem.
-const ROOT_MODE: u32 = 0o755;
 /// When the faults begin, and when they end.
 const FAULTS_FROM: Duration = Duration::from_millis(300);
 const FAULTS_UNTIL: Duration = Duration::from_secs(12);
@@ -86,12 +85,14 @@ pub fn run(plan: &Plan) -> Verdict {
         trace: DefaultHasher::new(),
         looked: Duration::ZERO,
     };
-    let work = Work::new(running.cluster.shared.clone(), plan.clients, plan.calls, FAULTS_UNTIL);
+    let clock = running.cluster.shared.clock.clone();
+    let clock = Clock::new(move || clock.load(Ordering::Relaxed));
+    let work = Work::new(clock, meta_addresses(), ROOT_INODE, plan.clients, plan.calls, FAULTS_UNTIL);
     for host in 0..running.cluster.hosts.len() {
         running.cluster.start(host);
     }
     for number in 0..plan.clients {
-        running.cluster.add(&format!("client-{number}"), workload::program(number, plan.seed, work.clone()));
+        running.cluster.add(&format!("client-{number}"), client(number, plan.seed, work.clone()));
     }
     let mut faults: Vec<Timed> = plan.disturbances.iter().flatten().cloned().collect();
     faults.sort_by_key(|timed| timed.at);
@@ -113,6 +114,11 @@ pub fn run(plan: &Plan) -> Verdict {
     }
     running.judge(&work);
     running.end(&work)
+}
+
+/// The program of client `number`.
+fn client(number: u32, seed: u64, work: Work) -> Program {
+    Box::new(move |_disk| Box::pin(workload::run(number, seed, work.clone())))
 }
 
 fn all_ended(work: &Work, plan: &Plan) -> bool {
@@ -167,7 +173,7 @@ impl Running {
                         let client = workload::connect("judge", std::slice::from_ref(&address)).await;
                         broken.extend(whole_namespace::broken(&client).await);
                         for file in work.files.all() {
-                            if let Err(error) = file.read(&client, &work.shared, JUDGE).await {
+                            if let Err(error) = file.read(&client, &work.clock, JUDGE).await {
                                 broken.push(format!(
                                     "file {} cannot be read through {address}: {error}",
                                     file.name
@@ -213,8 +219,7 @@ impl Running {
 
     fn end(mut self, work: &Work) -> Verdict {
         let history = std::mem::take(&mut *work.history.lock());
-        self.verdict.broken.extend(judge_history(&history));
-        self.verdict.broken.extend(identities::contradictions(&history));
+        self.verdict.broken.extend(judge(&history));
         self.verdict.broken.extend(work.files.broken());
         (self.verdict.records, self.verdict.reads) = work.files.counts();
         (self.verdict.records, self.verdict.reads).hash(&mut self.trace);
@@ -230,19 +235,4 @@ impl Running {
         self.verdict.trace = self.trace.finish();
         self.verdict
     }
-}
-
-/// What the history of all calls says: one order explains them, and no identity names two nodes.
-fn judge_history(history: &History) -> Vec<String> {
-    let mut broken: Vec<String> = Vec::new();
-    match linearizability::check(history, &linearizability::empty_root(history, ROOT_MODE)) {
-        linearizability::Verdict::Linearizable { .. } => {}
-        linearizability::Verdict::NotLinearizable(why) => {
-            broken.push(format!("the history is not linearizable\n{why}"))
-        }
-        linearizability::Verdict::GaveUp(why) => {
-            broken.push(format!("undecided after {} calls of the model\n{why}", why.work));
-        }
-    }
-    broken
 }

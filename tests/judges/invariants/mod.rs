@@ -1,6 +1,6 @@
 //! What holds of a cluster whatever happens to it, one rule a file.
 //!
-//! `watch` looks at every metadata server many times a run, `at_the_end` once everything is mended and quiet.
+//! [`Watch`] looks at every metadata server many times a run; the `whole_` ones are asked once everything is mended and quiet.
 
 mod one_leader_a_term;
 mod one_state_an_index;

@@ -1,7 +1,8 @@
-//! What clients do: calls drawn from the seed, on few names, so that they get into each other's way.
+//! What clients do: calls drawn from the seed, below one directory and on few names, so that they get into each other's way.
 //!
-//! Each client is a host of its own with a session of its own; it makes one call after the other and records each of them. Every
-//! call is one request: directories are named by their inode, so that nothing happens between a walk and the call.
+//! Each client has a session of its own; it makes one call after the other and records each of them. Every call is one request:
+//! directories are named by their inode, so that nothing happens between a walk and the call.
+//! Holds: nothing but these clients changes what is below the directory, which is the root of the history.
 //! Not here: whether the answers were right (`linearizability`, `contents`).
 
 use std::collections::BTreeSet;
@@ -12,14 +13,13 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use pohmelfs::client::{Client, ClientError, ClientOptions};
 use pohmelfs::types as fs;
-use pohmelfs::types::{FileKind, FsError, InodeId, NodeAddress, ROOT_INODE, RenameMode, SetAttr};
+use pohmelfs::types::{FileKind, FsError, InodeId, NodeAddress, RenameMode, SetAttr};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
-use super::cluster::{Shared, meta_addresses};
+use super::Clock;
 use super::files::Files;
 use super::history::{Attr, Errno, History, Identity, Kind, Name, Op, Outcome, Path, RenameFlag, Value};
-use super::host::Program;
 use super::records::RecordId;
 
 /// Names in each directory: few, so that calls meet.
@@ -31,10 +31,15 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(20);
 /// Calls give up after this; their outcome is unknown then.
 const CALL_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// What all clients of a run share.
+/// What all clients below one directory share.
 #[derive(Clone)]
 pub struct Work {
-    pub shared: Shared,
+    /// Tells the time of calls.
+    pub clock: Clock,
+    /// Where the metadata servers are reached.
+    addresses: Arc<Vec<NodeAddress>>,
+    /// The directory that is the root of the history.
+    root: InodeId,
     pub history: Arc<Mutex<History>>,
     /// Directories that were seen, newest last; the first ones stay for ever.
     dirs: Arc<Mutex<Vec<InodeId>>>,
@@ -49,17 +54,41 @@ pub struct Work {
 }
 
 impl Work {
-    /// Of `clients` clients that make so many calls together, in about this time.
-    pub fn new(shared: Shared, clients: u32, calls: usize, time: Duration) -> Self {
+    /// Of `clients` clients that make so many calls together, in about this time, in the empty directory `root`.
+    pub fn new(
+        clock: Clock,
+        addresses: Vec<NodeAddress>,
+        root: InodeId,
+        clients: u32,
+        calls: usize,
+        time: Duration,
+    ) -> Self {
         Self {
-            shared,
+            clock,
+            addresses: Arc::new(addresses),
+            root,
             history: Arc::default(),
-            dirs: Arc::new(Mutex::new(vec![ROOT_INODE])),
+            dirs: Arc::new(Mutex::new(vec![root])),
             left: Arc::new(AtomicUsize::new(calls)),
             files: Files::new(),
             pause_max: time * clients * 2 * BURST / u32::try_from(calls.max(1)).unwrap(),
             ended: Arc::default(),
         }
+    }
+
+    /// No more calls are begun.
+    pub fn stop(&self) {
+        self.left.store(0, Ordering::Relaxed);
+    }
+
+    /// All of them have been begun.
+    pub fn is_done(&self) -> bool {
+        self.left.load(Ordering::Relaxed) == 0
+    }
+
+    /// A name in a directory, or the directory itself, as a path of the history.
+    fn path_of(&self, dir: InodeId, name: &str) -> Path {
+        if dir == self.root { name.into() } else { Path::within(Identity(dir.0), name) }
     }
 
     fn take_call(&self) -> bool {
@@ -77,7 +106,7 @@ impl Work {
     where
         T: Told,
     {
-        let id = self.history.lock().begin(client, op, self.shared.now());
+        let id = self.history.lock().begin(client, op, self.clock.now());
         let outcome: Outcome;
         let told = match call.await {
             Ok(told) => {
@@ -91,7 +120,7 @@ impl Work {
             // Whatever else it was: it may have taken effect or not.
             Err(_) => return None,
         };
-        self.history.lock().done(id, self.shared.now(), outcome);
+        self.history.lock().done(id, self.clock.now(), outcome);
         told
     }
 }
@@ -191,21 +220,11 @@ impl Told for Names {
     }
 }
 
-/// A name in a directory, or the directory itself, as a path of the history.
-fn path_of(dir: InodeId, name: &str) -> Path {
-    if dir == ROOT_INODE { name.into() } else { Path::within(Identity(dir.0), name) }
-}
-
-/// The program of client `number`.
-pub fn program(number: u32, seed: u64, work: Work) -> Program {
-    Box::new(move |_disk| {
-        let work = work.clone();
-        Box::pin(async move {
-            let dice = StdRng::seed_from_u64(seed ^ (u64::from(number) << 32));
-            Worker { number, dice, work: work.clone(), sequence: 0 }.run().await;
-            work.ended.lock().insert(number);
-        })
-    })
+/// What client `number` does, from its first call to its last.
+pub async fn run(number: u32, seed: u64, work: Work) {
+    let dice = StdRng::seed_from_u64(seed ^ (u64::from(number) << 32));
+    Worker { number, dice, work: work.clone(), sequence: 0 }.run().await;
+    work.ended.lock().insert(number);
 }
 
 /// Connects, as often as it takes.
@@ -234,7 +253,7 @@ struct Worker {
 
 impl Worker {
     async fn run(mut self) {
-        let client = connect(&format!("client-{}", self.number), &meta_addresses()).await;
+        let client = connect(&format!("client-{}", self.number), &self.work.addresses).await;
         if self.number == 0 {
             self.make_files(&client).await;
         }
@@ -267,7 +286,8 @@ impl Worker {
     fn place(&mut self) -> (InodeId, fs::Name, Path) {
         let dir = self.dir();
         let (name, text) = self.name();
-        (dir, name, path_of(dir, text))
+        let path = self.work.path_of(dir, text);
+        (dir, name, path)
     }
 
     /// Makes the files that are written to, as often as it takes.
@@ -275,10 +295,11 @@ impl Worker {
         let work = self.work.clone();
         for file in work.files.all() {
             loop {
-                let op = Op::Create { path: path_of(ROOT_INODE, file.name), exclusive: false, mode: 0o644 };
+                let op =
+                    Op::Create { path: work.path_of(work.root, file.name), exclusive: false, mode: 0o644 };
                 let name = fs::Name::new(file.name.as_bytes()).unwrap();
                 let call = async {
-                    client.create_at(ROOT_INODE, name, 0o644, false).await.map(|(attr, new)| Made(attr, new))
+                    client.create_at(work.root, name, 0o644, false).await.map(|(attr, new)| Made(attr, new))
                 };
                 if let Some(Made(attr, _)) = work.record(self.number, op, call).await {
                     file.is(attr.inode);
@@ -295,11 +316,11 @@ impl Worker {
             let file = &files[self.dice.random_range(0..files.len())];
             if self.dice.random_range(0..3) == 0 {
                 // One that fails has shown nothing.
-                drop(file.read(client, &work.shared, number).await);
+                drop(file.read(client, &work.clock, number).await);
             } else {
                 self.sequence += 1;
                 let id = RecordId { writer: number, sequence: self.sequence };
-                file.write(client, &work.shared, id, &mut self.dice).await;
+                file.write(client, &work.clock, id, &mut self.dice).await;
             }
             return;
         }
@@ -348,7 +369,7 @@ impl Worker {
                 }
             }
             80..92 => {
-                let op = Op::Readdir { path: path_of(dir, "") };
+                let op = Op::Readdir { path: work.path_of(dir, "") };
                 let call = async {
                     let entries = client.readdir_at(dir, false).all().await?;
                     let mut names: Vec<Name> =
@@ -360,7 +381,7 @@ impl Worker {
             }
             _ => {
                 let call = client.getattr(dir);
-                work.record(number, Op::Stat { path: path_of(dir, "") }, call).await;
+                work.record(number, Op::Stat { path: work.path_of(dir, "") }, call).await;
             }
         }
     }

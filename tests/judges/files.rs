@@ -1,6 +1,6 @@
 //! The files that clients write to: some only by appending, some at places of their choice; and what was put in and got out.
 //!
-//! `workload` writes and reads them, the judge reads each of them once more at the end through every metadata server.
+//! `workload` writes and reads them; at the end each of them is read once more through every metadata server.
 //! Holds: a read is one question for extents; a file has few records, so that it is.
 //! Not here: names. These files are made first and never renamed nor removed.
 
@@ -13,7 +13,7 @@ use pohmelfs::types::InodeId;
 use rand::RngExt;
 use rand::rngs::StdRng;
 
-use super::cluster::Shared;
+use super::Clock;
 use super::contents::{FileLog, check_appends};
 use super::overwrites::check_overwrites;
 use super::records::{RecordId, record};
@@ -75,7 +75,7 @@ impl Written {
     }
 
     /// A client writes record `id`; what fails leaves it unknown.
-    pub async fn write(&self, client: &Client, shared: &Shared, id: RecordId, dice: &mut StdRng) {
+    pub async fn write(&self, client: &Client, clock: &Clock, id: RecordId, dice: &mut StdRng) {
         let Some(inode) = *self.inode.lock() else { return };
         let (len, offset) = if self.appends {
             (LENS[dice.random_range(0..LENS.len())], None)
@@ -83,19 +83,19 @@ impl Written {
             let place = dice.random_range(0..PLACES) * PLACE_LEN;
             (dice.random_range(100..12_000), Some(place + dice.random_range(0..PLACE_LEN)))
         };
-        let put = self.log.lock().put(id, len, offset, shared.now());
+        let put = self.log.lock().put(id, len, offset, clock.now());
         if put_record(client, inode, offset, record(id, len).into()).await.is_ok() {
-            self.log.lock().put_done(put, shared.now());
+            self.log.lock().put_done(put, clock.now());
         }
     }
 
     /// A client reads all of it.
-    pub async fn read(&self, client: &Client, shared: &Shared, reader: u32) -> Result<(), ClientError> {
+    pub async fn read(&self, client: &Client, clock: &Clock, reader: u32) -> Result<(), ClientError> {
         let Some(inode) = *self.inode.lock() else { return Ok(()) };
-        let reading = self.log.lock().get(reader, 0, READ_LEN, shared.now());
+        let reading = self.log.lock().get(reader, 0, READ_LEN, clock.now());
         let file = client.open_inode(inode, OpenOptions::reading()).await?;
         let bytes = file.read_at(0, READ_LEN).await?;
-        self.log.lock().get_done(reading, shared.now(), bytes.to_vec());
+        self.log.lock().get_done(reading, clock.now(), bytes.to_vec());
         file.close().await
     }
 }

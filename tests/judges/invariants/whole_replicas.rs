@@ -13,8 +13,27 @@ const PAGE: u32 = 256;
 /// Replicas that were durable before the extent was committed, at least (`durable_min`).
 const DURABLE_MIN: usize = 2;
 
-/// Asks for all blocks, and every member of their groups for its replicas.
+/// Looks that damage may take: the first one finds it, and then it is mended from the others.
+const LOOKS_MAX: usize = 5;
+const BETWEEN_LOOKS: Duration = Duration::from_secs(6);
+
+/// What is not whole, once the servers have had time to mend what they were told of.
 pub async fn broken(client: &Client) -> Vec<String> {
+    let mut problems = Vec::new();
+    for look in 0..LOOKS_MAX {
+        if look > 0 {
+            pohmelfs::runtime::sleep(BETWEEN_LOOKS).await;
+        }
+        problems = look_at_all(client).await;
+        if problems.is_empty() {
+            break;
+        }
+    }
+    problems
+}
+
+/// Asks for all blocks, and every member of their groups for its replicas.
+async fn look_at_all(client: &Client) -> Vec<String> {
     let mut problems = Vec::new();
     let mut after = None;
     loop {
