@@ -292,7 +292,7 @@ fn variant(cluster: &Cluster, index: usize, change: impl FnOnce(String) -> Strin
     let like = &cluster.nodes[index];
     let text = change(std::fs::read_to_string(&like.config).unwrap());
     let name = format!("variant-of-{}-{}", like.name, rand::random::<u32>());
-    let mut node = Node::new(cluster.root(), like.role, like.id, name, (0, 0));
+    let mut node = Node::new(cluster.root(), like.role, like.id, name, (0, 0), like.place.clone());
     node.dir = like.dir.clone();
     std::fs::write(&node.config, text).unwrap();
     node
