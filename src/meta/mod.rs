@@ -8,6 +8,7 @@ mod changes;
 mod errors;
 pub(crate) mod identity;
 mod leader;
+mod levels;
 mod machine;
 mod members;
 mod pace;

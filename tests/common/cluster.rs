@@ -153,13 +153,19 @@ impl Cluster {
     /// Starts a metadata server that waits to be added: its configuration names those that are there now. Gives its index; those of
     /// data servers move by one.
     pub fn start_stranger(&mut self, id: u64) -> usize {
+        let index = self.prepare_stranger(id);
+        self.nodes[index].start();
+        index
+    }
+
+    /// As [`Cluster::start_stranger`], and does not start it yet.
+    pub fn prepare_stranger(&mut self, id: u64) -> usize {
         let ports = free_ports(2);
         let root = self.root.as_ref().unwrap().path();
-        let mut node = Node::new(root, ServerRole::Meta, id, format!("meta-{id}"), (ports[0], ports[1]));
+        let node = Node::new(root, ServerRole::Meta, id, format!("meta-{id}"), (ports[0], ports[1]));
         let shape =
             Shape { meta_keys: format!("join = true\n{}", self.shape.meta_keys), ..self.shape.clone() };
         std::fs::write(&node.config, self.config_of(&node, &shape)).unwrap();
-        node.start();
         self.nodes.insert(self.meta_count, node);
         self.meta_count += 1;
         self.meta_count - 1

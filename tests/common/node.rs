@@ -46,6 +46,8 @@ pub struct Node {
     pub dir: PathBuf,
     /// Its standard output and error, of all its lives.
     pub log: PathBuf,
+    /// Which program it says it is (`POHMELFS_PRETEND`); none: the one under test.
+    pub pretend: Option<String>,
     child: Option<Child>,
     paused: bool,
 }
@@ -62,6 +64,7 @@ impl Node {
             dir: root.join(&name),
             log: root.join(format!("{name}.log")),
             name,
+            pretend: None,
             child: None,
             paused: false,
         }
@@ -76,7 +79,9 @@ impl Node {
     pub fn start(&mut self) {
         assert!(self.child.is_none(), "{} runs already", self.name);
         let log = OpenOptions::new().create(true).append(true).open(&self.log).unwrap();
+        let pretend = self.pretend.as_ref().map(|program| ("POHMELFS_PRETEND", program));
         let child = program()
+            .envs(pretend)
             .arg(self.role.to_string())
             .arg("--config")
             .arg(&self.config)

@@ -12,6 +12,7 @@ use bytes::Bytes;
 use tempfile::TempDir;
 
 mod crash;
+mod golden;
 mod places;
 
 use self::places::{Place, on_both};
