@@ -33,3 +33,6 @@ pub mod cli;
 
 #[doc(hidden)]
 pub mod fuzz;
+
+#[cfg(test)]
+mod golden;

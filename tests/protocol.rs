@@ -9,12 +9,14 @@ use std::path::Path;
 use std::time::Duration;
 
 use pohmelfs::types::{
-    BLOCK_LEN_MAX, BlockId, ClusterId, Cred, FsError, NodeAddress, NodeId, Query, RetryClass, SessionId,
-    codec,
+    BLOCK_LEN_MAX, BlockId, ClusterId, Cred, FsError, Level, NodeAddress, NodeId, Query, RetryClass,
+    SessionId, codec,
 };
-use pohmelfs::wire::frame::{Flags, HEADER_LEN, KIND_HELLO, MAGIC, META_LEN_MAX, PAYLOAD_LEN_MAX};
+use pohmelfs::wire::frame::{Flags, HEADER_LEN, KIND_HELLO, MAGIC, META_LEN_MAX, PAYLOAD_LEN_MAX, WAITS_MAX};
 use pohmelfs::wire::message::{self, kind};
-use pohmelfs::wire::{Applied, Greeting, HELLO_NAME_LEN_MAX, PROTOCOL_VERSION, RpcError, VersionRange};
+use pohmelfs::wire::{
+    Applied, Greeting, HELLO_NAME_LEN_MAX, PROGRAM_VERSION_LEN_MAX, PROTOCOL_VERSION, RpcError, VersionRange,
+};
 
 fn read(path: &str) -> String {
     fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(path)).unwrap()
@@ -135,6 +137,8 @@ fn codes_and_classes_of_errors_are_those_of_the_code() {
         RpcError::BlockNotFound { block },
         RpcError::BlockCorrupt { block },
         RpcError::NoSpace,
+        RpcError::LevelTooLow { active: Level(1), needed: Level(2), reason: reason() },
+        RpcError::TooMany { peer: peer(), reason: reason() },
     ];
     let mut names = variants(&read("src/wire/error.rs"), "RpcError");
     assert_eq!(names.pop().as_deref(), Some("Other"), "the one without a code of its own");
@@ -152,6 +156,21 @@ fn codes_and_classes_of_errors_are_those_of_the_code() {
     assert_eq!(rows, answers.len() + exchange.len(), "the document has an error that does not exist");
 }
 
+/// Each row of the table of bounds names a file and what stands in it.
+#[test]
+fn bounds_are_those_of_the_code() {
+    let document = read("docs/operating.md");
+    let from = document.lines().position(|l| l.starts_with("| what | bound | when it is full |")).unwrap();
+    let rows: Vec<&str> = document.lines().skip(from + 2).take_while(|l| l.starts_with('|')).collect();
+    assert!(rows.len() > 20, "{} rows", rows.len());
+    for row in rows {
+        let place = row.trim_end_matches('|').rsplit('|').next().unwrap().trim();
+        let (file, text) = place.split_once(": ").unwrap_or_else(|| panic!("{row}"));
+        let (file, text) = (file.trim_matches('`'), text.trim_matches('`'));
+        assert!(read(file).contains(text), "{file} no longer says {text}: {row}");
+    }
+}
+
 fn is_code(cell: &str) -> bool {
     cell.parse::<u16>().is_ok_and(|code| (1000..5000).contains(&code))
 }
@@ -165,6 +184,7 @@ fn constants_are_those_of_the_code() {
         ("ERROR", Flags::ERROR),
         ("CANCEL", Flags::CANCEL),
         ("ONE_WAY", Flags::ONE_WAY),
+        ("WAITS", Flags::WAITS),
     ] {
         says(&document, &format!("| `{name}` | {} |", value.0));
     }
@@ -178,7 +198,9 @@ fn constants_are_those_of_the_code() {
     says(&document, &format!("| entries of one page of a directory | {} |", Query::READDIR_MAX));
     says(&document, &format!("| extents of one answer | {} |", Query::EXTENTS_MAX));
     says(&document, &format!("| supplementary groups of a caller | {} |", Cred::GROUPS_MAX));
+    says(&document, &format!("| requests with `WAITS` on a connection | {WAITS_MAX} |"));
     says(&document, &format!("name, UTF-8, at most {HELLO_NAME_LEN_MAX} bytes"));
+    says(&document, &format!("version, UTF-8, at most {PROGRAM_VERSION_LEN_MAX} bytes"));
     says(&document, &format!("The version of the protocol is {PROTOCOL_VERSION}."));
     says(&document, &format!("| {KIND_HELLO:#05x} | anybody | hello"));
     says(&document, &format!("| {:#05x} | anybody a metadata server", kind::META));

@@ -11,9 +11,11 @@ use bytes::Bytes;
 use clap::{Args, Subcommand};
 use serde_json::json;
 
-use super::status::{self, known, table, who};
+use super::connect::connect;
+use super::status::{self, known, program, table, who};
 use super::text::Out;
 use super::{Failure, Global};
+use crate::client::ClientOptions;
 use crate::config;
 use crate::net::Channel;
 use crate::runtime::{self, Instant};
@@ -44,6 +46,8 @@ Examples:
   pohmelfs cluster replace 3 4 meta-4:7001        meta-3 is gone for good
   pohmelfs cluster remove 5
   pohmelfs cluster transfer-leader 2
+  pohmelfs cluster upgrade                        every server runs the new program
+  pohmelfs cluster label \"build farm\"
 
 A new server is started first, with `join = true` in its configuration, an empty directory and a node id that was
 never used. Every command may be sent again: what is so already is not done twice.")]
@@ -132,6 +136,26 @@ Examples:
         #[arg(value_name = "NODE")]
         node: Option<u64>,
     },
+    /// Work at the newest format level that all metadata servers know, once all run the new program: there is no way back
+    #[command(after_help = "\
+Examples:
+  pohmelfs cluster members            which program and levels each server has
+  pohmelfs cluster upgrade
+
+Until then older programs can come back. From then on a server whose program does not know the level neither starts
+nor joins.")]
+    Upgrade,
+    /// Show what people call the cluster, or call it so
+    #[command(after_help = "\
+Examples:
+  pohmelfs cluster label
+  pohmelfs cluster label \"build farm\"
+  pohmelfs cluster label \"\"            takes it away")]
+    Label {
+        /// At most 64 bytes
+        #[arg(value_name = "LABEL")]
+        label: Option<String>,
+    },
 }
 
 #[derive(Clone, Copy, Debug, Args)]
@@ -184,8 +208,51 @@ pub(super) async fn run(global: &Global, args: &ClusterArgs) -> Result<ExitCode,
             let request = MembersRequest::TransferLeader { from, to: node.map(NodeId) };
             (cluster.change(&request).await?, request)
         }
+        Command::Upgrade => {
+            let status = cluster.look().await?;
+            if let Some(reason) = keeps_level(&status) {
+                return Err(Failure::new(reason));
+            }
+            (cluster.change(&MembersRequest::RaiseLevel).await?, MembersRequest::RaiseLevel)
+        }
+        Command::Label { label: None } => {
+            let label = cluster.look().await?.label;
+            print(&if cluster.json { json!({ "label": label }).to_string() + "\n" } else { label + "\n" })?;
+            return Ok(ExitCode::SUCCESS);
+        }
+        Command::Label { label: Some(label) } => {
+            let client = connect(global, ClientOptions::default()).await?;
+            let set = client.set_label(label).await;
+            client.close().await;
+            set?;
+            return Ok(ExitCode::SUCCESS);
+        }
     };
     cluster.show_outcome(&outcome, &wanted).await
+}
+
+/// Who keeps the cluster at its level, as far as one server tells. Asked before the leader is: one that knows nothing of levels would not
+/// understand the question.
+fn keeps_level(status: &ClusterStatus) -> Option<String> {
+    if status.level == 0 {
+        return Some(format!(
+            "{} runs a program from before format levels: install the new program there, start it, and send the command again",
+            status.answered_by
+        ));
+    }
+    let known = || status.meta.iter().filter_map(|m| Some((m, m.levels?)));
+    let is_newer = known().any(|(_, levels)| levels.last > status.level);
+    let older: Vec<String> = known()
+        .filter(|(_, levels)| is_newer && levels.last <= status.level)
+        .map(|(m, _)| format!("{} (program {})", m.name, m.version))
+        .collect();
+    (!older.is_empty()).then(|| {
+        format!(
+            "the cluster stays at format level {}, because of {}: install a newer program there, start it, and send the command again",
+            status.level,
+            older.join(", ")
+        )
+    })
 }
 
 fn checked(address: &str) -> Result<NodeAddress, Failure> {
@@ -378,6 +445,7 @@ fn shows(status: &ClusterStatus, wanted: &MembersRequest) -> bool {
         MembersRequest::Promote { node } => !status.is_changing && role(node) == "voter",
         MembersRequest::Remove { node } => status.removed.contains(&node),
         MembersRequest::Replace { old, new } => status.removed.contains(&old) && role(new) == "voter",
+        MembersRequest::RaiseLevel => status.level_possible.is_none_or(|possible| status.level >= possible),
         MembersRequest::TransferLeader { from, to } => {
             status.leader.is_some_and(|leader| to.map_or(leader != from, |to| leader == to))
         }
@@ -399,17 +467,25 @@ fn members_json(status: &ClusterStatus) -> serde_json::Value {
         "members": status.meta,
         "removed": status.removed,
         "warning": status.warning,
+        "level": status.level,
+        "level_possible": status.level_possible,
+        "level_note": status.level_note,
     })
 }
 
 fn render(status: &ClusterStatus, color: bool) -> String {
-    let mut table = table(&["meta", "node", "role", "state", "address", "log", "lag"], color);
+    let header = ["meta", "node", "role", "state", "address", "program", "levels", "log", "lag"];
+    let mut table = table(&header, color);
     for m in &status.meta {
         let mut row = who(m, color);
-        row.extend([known(m.last_log), known(m.lag)]);
+        let levels = m.levels.map(|levels| format!("{} to {}", levels.first, levels.last));
+        row.extend([program(&m.version), known(levels), known(m.last_log), known(m.lag)]);
         table.add_row(row);
     }
-    let mut text = format!("{table}\n");
+    let mut text = format!("{table}\n\nformat level {}\n", status.level);
+    if let Some(note) = &status.level_note {
+        text += &format!("\n{note}\n");
+    }
     if status.is_changing {
         text += "\na change of the voters is under way\n";
     }
@@ -477,6 +553,7 @@ mod tests {
             ..ClusterStatus::default()
         };
         let page = render(&status, false);
+        assert_eq!(keeps_level(&status).map(|told| told.contains("before format levels")), Some(true));
         for word in ["learner", "unreachable", "123", "never used again: 3", "under way", "warning: 2 voters"]
         {
             assert!(page.contains(word), "{word} is missing in:\n{page}");
@@ -487,5 +564,25 @@ mod tests {
         assert!(!shown(MembersRequest::Add { node: NodeId(5), address: NodeAddress::default() }));
         let value = members_json(&status);
         assert_eq!((&value["members"][2]["role"], &value["removed"][0]), (&json!("learner"), &json!(3)));
+    }
+
+    #[test]
+    fn who_keeps_the_level_is_named_before_anybody_is_asked() {
+        let line = |i: u64, last: u16| MetaNodeStatus {
+            node: NodeId(i),
+            name: format!("meta-{i}"),
+            version: format!("0.{last}"),
+            levels: Some(crate::wire::status::LevelsStatus { first: 1, last }),
+            ..MetaNodeStatus::default()
+        };
+        let of = |lasts: [u16; 3]| ClusterStatus {
+            level: 1,
+            meta: (1..).zip(lasts).map(|(i, last)| line(i, last)).collect(),
+            ..ClusterStatus::default()
+        };
+        let told = keeps_level(&of([2, 1, 2])).unwrap();
+        assert!(told.contains("meta-2 (program 0.1)") && !told.contains("meta-1"), "{told}");
+        assert_eq!(keeps_level(&of([2, 2, 2])), None);
+        assert_eq!(keeps_level(&of([1, 1, 1])), None, "the leader says that it is so already");
     }
 }

@@ -15,8 +15,12 @@ use super::roles::{self, Role};
 use super::{Failure, Global, ServeArgs, logging, runtime};
 use crate::config::{self, Source};
 use crate::http::{self, HttpServer};
-use crate::types::NodeId;
+#[cfg(any(debug_assertions, feature = "simulation"))]
+use crate::types::Level;
+use crate::types::{LevelRange, NodeId};
 use crate::wire::status::{ClusterStatus, PathStatus, ServerRole, ServerStatus, StatusError, StatusSource};
+#[cfg(any(debug_assertions, feature = "simulation"))]
+use crate::wire::{Program, VersionRange};
 
 /// Error code of a server that has not come up yet.
 const STARTING: u16 = 3900;
@@ -24,6 +28,8 @@ const STARTING: u16 = 3900;
 pub(super) fn meta(global: &Global, args: &ServeArgs) -> Result<ExitCode, Failure> {
     start_log(global)?;
     let config = config::load_meta(&source(args)).map_err(Failure::usage)?;
+    #[cfg(any(debug_assertions, feature = "simulation"))]
+    let config = pretend(config)?;
     let identity = ServerStatus {
         role: ServerRole::Meta,
         node: config.node_id(),
@@ -51,6 +57,26 @@ pub(super) fn data(global: &Global, args: &ServeArgs) -> Result<ExitCode, Failur
     serve(global, args, identity, &http, || roles::start_data(config))
 }
 
+/// For tests of mixed clusters: `POHMELFS_PRETEND=VERSION,LEVEL-LEVEL,PROTOCOL-PROTOCOL` lets a metadata server say that it is another
+/// program, and do no more than that one. What ships does not look at it.
+#[cfg(any(debug_assertions, feature = "simulation"))]
+fn pretend(mut config: config::MetaConfig) -> Result<config::MetaConfig, Failure> {
+    let Ok(text) = std::env::var("POHMELFS_PRETEND") else { return Ok(config) };
+    let wrong = || Failure::usage(format!("POHMELFS_PRETEND={text}: wanted VERSION,FIRST-LAST,FIRST-LAST"));
+    let range = |part: &str| {
+        let (first, last) = part.split_once('-')?;
+        Some((first.parse().ok()?, last.parse().ok()?))
+    };
+    let [version, levels, protocol] = *text.split(',').collect::<Vec<_>>() else { return Err(wrong()) };
+    let levels = range(levels).ok_or_else(wrong)?;
+    let (first, last) = range(protocol).ok_or_else(wrong)?;
+    let levels = LevelRange { first: Level(levels.0), last: Level(levels.1) };
+    config.program = Program { version: version.to_owned(), levels };
+    config.versions = VersionRange { first, last };
+    tracing::warn!(program = %config.program, protocol = %config.versions, "pretends to be another program");
+    Ok(config)
+}
+
 /// Before the configuration is read: variables of the environment that no key has are told there.
 fn start_log(global: &Global) -> Result<(), Failure> {
     logging::start(global, "info").map_err(Failure::usage)
@@ -63,6 +89,7 @@ fn source(args: &ServeArgs) -> Source {
 fn starting() -> ServerStatus {
     ServerStatus {
         version: env!("CARGO_PKG_VERSION").to_owned(),
+        levels: LevelRange::OURS.into(),
         node: NodeId(0),
         reason: "starting: its directories are being opened".to_owned(),
         ..ServerStatus::default()

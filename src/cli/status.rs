@@ -132,9 +132,17 @@ fn render(status: &ClusterStatus, color: bool) -> String {
     // Writing to a String cannot fail.
     let _ = writeln!(
         out,
-        "cluster {}  health {}  leader {leader}  term {}  epoch {}",
-        status.cluster, status.health, status.term, status.epoch
+        "cluster {}{}  health {}  leader {leader}  term {}  epoch {}  level {}",
+        status.cluster,
+        if status.label.is_empty() { String::new() } else { format!(" ({})", status.label) },
+        status.health,
+        status.term,
+        status.epoch,
+        status.level
     );
+    if let Some(note) = &status.level_note {
+        let _ = writeln!(out, "  note: {note}");
+    }
     for reason in &status.reasons {
         let _ = writeln!(out, "  {}: {}\n    {}", reason.health, reason.what, reason.hint);
     }
@@ -173,6 +181,11 @@ pub(super) fn known<T: ToString>(value: Option<T>) -> Cell {
     value.map_or_else(|| number("-"), number)
 }
 
+/// The version of a program, where it is known.
+pub(super) fn program(version: &str) -> Cell {
+    Cell::new(if version.is_empty() { "-" } else { version })
+}
+
 fn colored(word: &str, good: bool, color: bool) -> Cell {
     let cell = Cell::new(word);
     if color { cell.fg(if good { Color::Green } else { Color::Red }) } else { cell }
@@ -193,7 +206,7 @@ pub(super) fn who(m: &MetaNodeStatus, color: bool) -> Vec<Cell> {
 fn meta_table(status: &ClusterStatus, color: bool) -> Table {
     let header = [
         "meta", "node", "role", "state", "address", "http", "term", "log", "lag", "applied", "snapshot",
-        "req/s", "memory",
+        "req/s", "memory", "program",
     ];
     let mut table = table(&header, color);
     for m in &status.meta {
@@ -207,6 +220,7 @@ fn meta_table(status: &ClusterStatus, color: bool) -> Table {
             known(m.snapshot),
             known(m.request_rate.map(|r| format!("{r:.0}"))),
             known(m.resident_bytes.map(HumanBytes)),
+            program(&m.version),
         ]);
         table.add_row(row);
     }
@@ -225,7 +239,7 @@ fn lacks(server: &DataNodeStatus) -> Cell {
 fn data_table(status: &ClusterStatus, color: bool) -> Table {
     let header = [
         "data", "node", "state", "address", "http", "domain", "free", "total", "blocks", "lacks", "reads/s",
-        "writes/s",
+        "writes/s", "program",
     ];
     let mut table = table(&header, color);
     for d in &status.data {
@@ -242,6 +256,7 @@ fn data_table(status: &ClusterStatus, color: bool) -> Table {
             lacks(d),
             number(HumanBytes(d.read_rate)),
             number(HumanBytes(d.write_rate)),
+            program(&d.version),
         ]);
     }
     table

@@ -138,7 +138,7 @@ impl Core {
                             | RpcError::Refused { .. }
                     );
                     unread.transient |= !definite;
-                    if !definite && !matches!(error, RpcError::Busy { .. }) {
+                    if !definite && !error.is_busy() {
                         server.avoid();
                     }
                     unread.tried.push((server.node, server.address.clone(), error.to_string()));

@@ -138,8 +138,10 @@ impl ClientError {
         const EIO: i32 = 5;
         const ETIMEDOUT: i32 = 110;
         const ENOTCONN: i32 = 107;
+        const EOPNOTSUPP: i32 = 95;
         match self {
             Self::Rpc { last, .. } if matches!(**last, RpcError::Refused { .. }) => EIO,
+            Self::Rpc { last, .. } if matches!(**last, RpcError::LevelTooLow { .. }) => EOPNOTSUPP,
             Self::Rpc { .. } | Self::Unsettled { .. } => ETIMEDOUT,
             Self::Closed | Self::NoServers => ENOTCONN,
             Self::Io(e) => e.raw_os_error().unwrap_or(EIO),

@@ -72,8 +72,7 @@ fn next(error: &RpcError, attempts: u32, strangers: u32, server_count: u32, jitt
         return Step::GiveUp;
     }
     let round = attempts / server_count.max(1);
-    let busy = matches!(error, RpcError::Busy { .. });
-    if round == 0 && !busy {
+    if round == 0 && !error.is_busy() {
         return Step::Again(Duration::ZERO);
     }
     let full = BACKOFF.saturating_mul(1 << round.min(8)).min(BACKOFF_MAX);
@@ -98,6 +97,10 @@ pub(super) trait Watch {
     /// # Errors
     /// When it is too long to be sent.
     fn encode(&self) -> Result<Vec<u8>, codec::CodecError>;
+    /// True for a request whose answer waits for something to happen.
+    fn waits(&self) -> bool {
+        false
+    }
     /// True for a request that changes the namespace.
     fn is_update(&self) -> bool {
         false
@@ -134,7 +137,13 @@ pub(super) async fn exchange(
             Err(e) => RpcError::Refused { reason: e.to_string() },
             Ok(meta) => {
                 watch.sending();
-                match server.channel().call(kind::META, meta, Bytes::new(), timeout).await {
+                let channel = server.channel();
+                let answer = if watch.waits() {
+                    channel.call_waiting(kind::META, meta, timeout).await
+                } else {
+                    channel.call(kind::META, meta, Bytes::new(), timeout).await
+                };
+                match answer {
                     Ok(reply) => match codec::decode::<MetaReply>(&reply.meta) {
                         Ok(reply) => {
                             server.answered();
@@ -186,7 +195,8 @@ fn is_stranger(error: &RpcError) -> bool {
 
 /// True if another server is the better choice for a while.
 pub(super) fn blames_server(error: &RpcError) -> bool {
-    !matches!(error, RpcError::Busy { .. } | RpcError::LeaderLost | RpcError::Refused { .. })
+    !error.is_busy()
+        && !matches!(error, RpcError::LeaderLost | RpcError::Refused { .. } | RpcError::LevelTooLow { .. })
 }
 
 #[cfg(test)]

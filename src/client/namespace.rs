@@ -7,8 +7,8 @@ use bytes::Bytes;
 
 use crate::types::{
     Access, Attr, Cookie, DirEntry, Extent, FileKind, Found, FsTotals, InodeId, Link, Listed, MakeNode, Name,
-    Query, QueryReply, RangeChange, RemoveXattr, Rename, Seen, SetAttr, SetAttrs, SetXattr, Unlink, Update,
-    UpdateReply, XattrMode,
+    Query, QueryReply, RangeChange, RemoveXattr, Rename, Seen, SetAttr, SetAttrs, SetLabel, SetXattr, Unlink,
+    Update, UpdateReply, XattrMode,
 };
 
 use super::{Client, ClientError};
@@ -54,6 +54,18 @@ impl Client {
         match self.ask(query).await? {
             QueryReply::Found(found) => Ok(found),
             other => wrong(&other),
+        }
+    }
+
+    /// Calls the cluster by a name, for people; an empty one takes the name away. Needs format level 2.
+    ///
+    /// # Errors
+    /// EPERM but for root; EINVAL for more than [`SetLabel::LEN_MAX`] bytes or control characters; EOPNOTSUPP while the cluster
+    /// works at an older level, with who keeps it there.
+    pub async fn set_label(&self, label: &str) -> Result<(), ClientError> {
+        match self.change(Update::SetLabel(SetLabel { label: label.to_owned() })).await? {
+            UpdateReply::Done => Ok(()),
+            other => wrong_update(&other),
         }
     }
 

@@ -14,7 +14,6 @@ use futures::stream::FuturesUnordered;
 use crate::placement::choose;
 use crate::runtime::{self, Instant};
 use crate::types::{BlockId, BlockRef, Checksum, ClusterMap, FsError, GroupId, NodeId};
-use crate::wire::RpcError;
 use crate::wire::message::{DataReply, DataRequest};
 
 use super::core::Core;
@@ -187,7 +186,7 @@ async fn store(
                     tracing::warn!(block = %id, replica = server.node.0, step = "put", reason = %error, "replica refused");
                 }
                 attempt.last_error = Some(error.to_string());
-                if !matches!(error, RpcError::Busy { .. }) {
+                if !error.is_busy() {
                     server.avoid();
                 }
                 if attempt.durable_count + silent.len() < durable_min {

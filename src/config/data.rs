@@ -5,7 +5,7 @@ use std::path::{Component, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::{ConfigError, check_address, check_listen, check_name, check_node, check_range};
+use super::{ConfigError, check_address, check_listen, check_name, check_node, check_range, check_rate};
 use crate::types::{DomainLabel, NodeAddress, NodeId};
 
 /// Configuration of a data server.
@@ -86,15 +86,19 @@ impl Default for DataTimers {
 pub struct DataLimits {
     /// Connections at once; more are refused.
     pub connection_count: u32,
-    /// Requests at once over all connections; more wait. Each may hold a block in memory.
+    /// Requests at once over all connections; more are answered Busy and sent again. Each may hold a block in memory. The last quarter
+    /// is for connections with few.
     pub in_flight: u32,
+    /// Requests a second that the clients of one address may begin on this server, on the average; those beyond wait their turn. 0: as
+    /// many as come.
+    pub requests_per_second: u32,
     /// Threads for each directory: its reads and fsyncs block.
     pub threads: u16,
 }
 
 impl Default for DataLimits {
     fn default() -> Self {
-        Self { connection_count: 4096, in_flight: 128, threads: 8 }
+        Self { connection_count: 4096, in_flight: 128, requests_per_second: 0, threads: 8 }
     }
 }
 
@@ -209,6 +213,7 @@ impl DataConfig {
         }
         check_range("limits.connection_count", self.limits.connection_count, 8, 1_000_000)?;
         check_range("limits.in_flight", self.limits.in_flight, 4, 100_000)?;
+        check_rate(self.limits.requests_per_second)?;
         check_range("limits.threads", self.limits.threads, 1, 256)
     }
 
@@ -317,5 +322,6 @@ mod tests {
         refused_for("timers.scrub_ms", |c| c.timers.scrub_ms = 1);
         refused_for("limits.threads", |c| c.limits.threads = 0);
         refused_for("limits.in_flight", |c| c.limits.in_flight = 0);
+        refused_for("limits.requests_per_second", |c| c.limits.requests_per_second = 9);
     }
 }

@@ -20,7 +20,7 @@ use super::{DataConfig, MetaConfig};
 pub const ENV_PREFIX: &str = "POHMELFS_";
 
 /// Variables of the prefix that mean something else.
-const ENV_RESERVED: &[&str] = &["cluster", "http", "bin", "log", "log_format", "config"];
+const ENV_RESERVED: &[&str] = &["cluster", "http", "bin", "log", "log_format", "config", "pretend"];
 
 /// Why there is no configuration.
 #[derive(Debug, thiserror::Error)]

@@ -5,8 +5,9 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use super::{ConfigError, check_address, check_listen, check_name, check_node, check_range};
+use super::{ConfigError, check_address, check_listen, check_name, check_node, check_range, check_rate};
 use crate::types::{BLOCK_LEN_MAX, Layout, MetaNode, NodeAddress, NodeId};
+use crate::wire::{Program, VersionRange};
 
 /// Servers of a cluster at most: as many as it may have members, and those that went before them.
 const PEERS_MAX: usize = 16;
@@ -51,6 +52,12 @@ pub struct MetaConfig {
     /// How much there may be.
     #[serde(default)]
     pub limits: MetaLimits,
+    /// Which program it is. No key: tests let a server be another one than this.
+    #[serde(skip, default = "Program::this")]
+    pub program: Program,
+    /// The protocol versions it speaks; likewise.
+    #[serde(skip, default = "MetaConfig::protocol")]
+    pub versions: VersionRange,
 }
 
 /// One initial voter.
@@ -108,8 +115,15 @@ impl Default for MetaTimers {
 pub struct MetaLimits {
     /// Connections at once; more are refused.
     pub connection_count: u32,
-    /// Requests at once over all connections; more wait.
+    /// Requests at once over all connections; more are answered Busy and sent again. The last quarter is for connections with few.
     pub in_flight: u32,
+    /// Bytes of those requests.
+    pub request_bytes: u64,
+    /// Requests a second that the clients of one address may begin on this server, on the average; those beyond wait their turn. 0: as
+    /// many as come.
+    pub requests_per_second: u32,
+    /// Sessions at once in the whole cluster: mounts and programs that use the library.
+    pub sessions: u32,
     /// Bytes of changes in memory that the database does not hold yet; when full, proposals slow down.
     pub overlay_bytes: u64,
     /// Bytes of the cache in front of the database.
@@ -127,6 +141,9 @@ impl Default for MetaLimits {
         Self {
             connection_count: 4096,
             in_flight: 8192,
+            request_bytes: 256 << 20,
+            requests_per_second: 0,
+            sessions: 65_536,
             overlay_bytes: 512 << 20,
             cache_bytes: 128 << 20,
             sled_cache_bytes: 64 << 20,
@@ -143,6 +160,10 @@ impl MetaConfig {
 
     const fn default_durable_min() -> u8 {
         2
+    }
+
+    const fn protocol() -> VersionRange {
+        VersionRange::OURS
     }
 
     /// A configuration with every key set: the pattern that keys are checked against, and a start for tests.
@@ -168,6 +189,8 @@ impl MetaConfig {
             durable_min: Self::default_durable_min(),
             timers: MetaTimers::default(),
             limits: MetaLimits::default(),
+            program: Program::this(),
+            versions: Self::protocol(),
         }
     }
 
@@ -346,6 +369,9 @@ impl MetaLimits {
     fn validate(&self) -> Result<(), ConfigError> {
         check_range("limits.connection_count", self.connection_count, 8, 1_000_000)?;
         check_range("limits.in_flight", self.in_flight, 8, 1_000_000)?;
+        check_range("limits.request_bytes", self.request_bytes, 16 << 20, 1 << 40)?;
+        check_rate(self.requests_per_second)?;
+        check_range("limits.sessions", self.sessions, 8, 1_000_000)?;
         check_range("limits.overlay_bytes", self.overlay_bytes, 1 << 20, 1 << 40)?;
         check_range("limits.cache_bytes", self.cache_bytes, 1 << 20, 1 << 40)?;
         check_range("limits.sled_cache_bytes", self.sled_cache_bytes, 1 << 20, 1 << 40)?;
@@ -467,6 +493,9 @@ mod tests {
     fn limits_are_bounded() {
         refused_for("limits.connection_count", |c| c.limits.connection_count = 0);
         refused_for("limits.in_flight", |c| c.limits.in_flight = 0);
+        refused_for("limits.request_bytes", |c| c.limits.request_bytes = 1);
+        refused_for("limits.requests_per_second", |c| c.limits.requests_per_second = 1);
+        refused_for("limits.sessions", |c| c.limits.sessions = 0);
         refused_for("limits.overlay_bytes", |c| c.limits.overlay_bytes = 5);
         refused_for("limits.snapshot_entries", |c| c.limits.snapshot_entries = 0);
     }

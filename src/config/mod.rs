@@ -68,6 +68,18 @@ fn check_name(key: &str, value: &str) -> Result<(), ConfigError> {
     Ok(())
 }
 
+/// Less would not even let one client list a directory and keep its session.
+fn check_rate(value: u32) -> Result<(), ConfigError> {
+    if value != 0 && !(10..=10_000_000).contains(&value) {
+        return Err(ConfigError::value(
+            "limits.requests_per_second",
+            value,
+            "10 to 10000000, or 0 for no bound",
+        ));
+    }
+    Ok(())
+}
+
 fn check_range<T: PartialOrd + Display>(key: &str, value: T, min: T, max: T) -> Result<(), ConfigError> {
     if value < min || value > max {
         return Err(ConfigError::value(key, value, format!("{min} to {max}")));

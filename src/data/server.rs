@@ -89,6 +89,7 @@ impl DataServer {
         let limits = Limits {
             connections_max: usize::try_from(config.limits.connection_count).unwrap_or(usize::MAX),
             in_flight_max: usize::try_from(config.limits.in_flight).unwrap_or(usize::MAX),
+            rate_max: config.limits.requests_per_second,
             frame_limit,
             // Only a put carries bytes, and the store sums them sector by sector.
             payload_verified_by_handler: true,

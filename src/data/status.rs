@@ -123,6 +123,7 @@ pub(super) async fn server_now(core: &Core) -> ServerStatus {
     };
     ServerStatus {
         version: env!("CARGO_PKG_VERSION").to_owned(),
+        levels: crate::types::LevelRange::OURS.into(),
         role: ServerRole::Data,
         node: core.node,
         name: core.config.name.clone(),

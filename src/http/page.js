@@ -38,7 +38,7 @@ function show(c) {
   health.textContent = c.health;
   health.className = "pill " + (healthKind[c.health] || "");
   document.title = "POHMELFS " + c.health;
-  $("cluster").textContent = c.cluster;
+  $("cluster").textContent = (c.label ? c.label + " · " : "") + c.cluster;
   const leader = c.meta.find((m) => m.node === c.leader);
   const up = c.data.filter((d) => d.state === "up").length;
   const alive = c.meta.filter((m) => m.reachable).length;
@@ -47,6 +47,7 @@ function show(c) {
     card("Leader", leader ? leader.name : "none", "term " + num(c.term)),
     card("Metadata servers", alive + " of " + c.meta.length, "reachable"),
     card("Data servers", up + " of " + c.data.length, "up"),
+    card("Format level", num(c.level), c.level_note || ""),
     card("Groups", num(c.groups.whole) + " of " + num(c.groups.count), "whole"),
     card("Files and directories", num(c.totals.inode_count), num(c.totals.session_count) + " sessions"),
     card("Stored", bytes(c.totals.used), bytes(c.totals.free) + " free"),

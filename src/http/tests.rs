@@ -81,6 +81,7 @@ fn cluster() -> ClusterStatus {
         snapshot: (i != 3).then_some(100_000),
         request_rate: (i != 3).then_some(5_210.0 / i as f64),
         resident_bytes: (i != 3).then_some(190 << 20),
+        ..MetaNodeStatus::default()
     };
     let data = |i: u64| DataNodeStatus {
         node: NodeId(100 + i),
@@ -124,6 +125,7 @@ fn cluster() -> ClusterStatus {
             inode_count: 1_000_204,
             session_count: 7,
         },
+        ..ClusterStatus::default()
     }
 }
 

@@ -5,6 +5,7 @@
 //! Not here: the decisions, and what the cluster map makes of it (`worker`).
 
 use std::collections::BTreeMap;
+use std::sync::atomic::AtomicU32;
 use std::time::Duration;
 
 use futures::future::join_all;
@@ -19,7 +20,7 @@ use crate::wire::RpcError;
 use crate::wire::members::{MembersOutcome, MembersRequest, Refusal};
 
 /// Longest wait for one server to say that it is there.
-const ANSWER_MAX: Duration = Duration::from_millis(500);
+pub(super) const ANSWER_MAX: Duration = Duration::from_millis(500);
 /// Longest wait for a server that is to be added: its name has to be resolved, perhaps, and it may be busy starting.
 const CALL_MAX: Duration = Duration::from_secs(5);
 /// Longest wait for a change to be committed. The majority answered a moment ago.
@@ -34,6 +35,8 @@ pub(super) struct Changes {
     now: Mutex<Option<MembersRequest>>,
     /// Name and addresses of members, as they told this server.
     pub(super) introduced: Mutex<BTreeMap<NodeId, MetaNode>>,
+    /// Ticks in which the leader that founded the cluster still tries to raise the level.
+    pub(super) raises: AtomicU32,
 }
 
 impl Service {
@@ -75,6 +78,7 @@ impl Service {
             MembersRequest::Replace { old, new } => {
                 (members::may_replace(&view, *old, *new), Change::Replace { old: *old, new: *new })
             }
+            MembersRequest::RaiseLevel => return self.raise_level().await,
             MembersRequest::TransferLeader { from, to } => {
                 return match members::may_transfer(&view, *from, *to) {
                     Ok(None) => Ok(Ok(MembersOutcome::Already)),
@@ -141,10 +145,15 @@ impl Service {
             return Ok(Step::Already);
         }
         match self.peers.introduction_at(node, address, CALL_MAX).await {
-            Ok(told) => {
-                let stranger =
-                    Stranger { node: told.server.node, cluster: told.cluster, is_empty: told.is_empty };
-                members::is_fit(node, address, self.cluster(), &stranger)?;
+            Ok((told, program)) => {
+                let (cluster, is_empty) = (told.cluster, told.is_empty);
+                let stranger = Stranger { node: told.server.node, cluster, is_empty, program };
+                let active = self.level().map_err(|e| Refusal::Unreachable {
+                    node: self.node,
+                    address: self.own.address.clone(),
+                    reason: e.to_string(),
+                })?;
+                members::is_fit(node, address, self.cluster(), active, &stranger)?;
                 let name = told.server.name.clone();
                 let of_data = map.data.values().filter(|n| n.state != NodeState::Removed);
                 let names =
@@ -223,6 +232,7 @@ fn words(request: &MembersRequest) -> String {
         MembersRequest::Promote { node } => format!("promote {node}"),
         MembersRequest::Remove { node } => format!("remove {node}"),
         MembersRequest::Replace { old, new } => format!("replace {old} by {new}"),
+        MembersRequest::RaiseLevel => "raise the format level".to_owned(),
         MembersRequest::TransferLeader { to, .. } => {
             format!("transfer leadership to {}", to.map_or_else(|| "another".to_owned(), |to| to.to_string()))
         }

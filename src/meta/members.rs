@@ -5,7 +5,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::types::{ClusterId, NodeAddress, NodeId};
+use crate::types::{ClusterId, Level, NodeAddress, NodeId};
+use crate::wire::Program;
 use crate::wire::members::{MEMBERS_MAX, PROMOTE_LAG_MAX, Refusal};
 
 /// The members as the leader sees them now.
@@ -43,6 +44,8 @@ pub(super) struct Stranger {
     pub(super) cluster: Option<ClusterId>,
     /// It has no log.
     pub(super) is_empty: bool,
+    /// What it runs.
+    pub(super) program: Program,
 }
 
 /// What to do.
@@ -130,11 +133,12 @@ pub(super) fn may_add(view: &View, node: NodeId, address: &NodeAddress) -> Decis
     view.can_go_on(None, None).map(|()| Step::Go)
 }
 
-/// Is the one that answers at `address` fit to become learner `node` of `cluster`?
+/// Is the one that answers at `address` fit to become learner `node` of `cluster`, which works at level `active`?
 pub(super) fn is_fit(
     node: NodeId,
     address: &NodeAddress,
     cluster: Option<ClusterId>,
+    active: Level,
     stranger: &Stranger,
 ) -> Result<(), Refusal> {
     if stranger.node != node {
@@ -143,6 +147,9 @@ pub(super) fn is_fit(
     match stranger.cluster {
         Some(theirs) if Some(theirs) != cluster => Err(Refusal::OtherCluster { node, theirs }),
         _ if !stranger.is_empty => Err(Refusal::NotEmpty { node }),
+        _ if !stranger.program.levels.has(active) => {
+            Err(Refusal::WrongProgram { node, program: stranger.program.to_string(), active })
+        }
         _ => Ok(()),
     }
 }
@@ -260,8 +267,8 @@ mod tests {
     #[test]
     fn only_an_empty_server_of_no_other_cluster_is_fit() {
         let ours = Some(ClusterId(5));
-        let fit = |stranger: Stranger| is_fit(NodeId(4), &address(4), ours, &stranger);
-        let new = Stranger { node: NodeId(4), cluster: None, is_empty: true };
+        let fit = |stranger: Stranger| is_fit(NodeId(4), &address(4), ours, Level(2), &stranger);
+        let new = Stranger { node: NodeId(4), cluster: None, is_empty: true, program: Program::this() };
         assert_eq!(fit(new.clone()), Ok(()));
         assert!(matches!(fit(Stranger { node: NodeId(7), ..new.clone() }), Err(Refusal::OtherNode { .. })));
         assert!(matches!(
@@ -269,9 +276,11 @@ mod tests {
             Err(Refusal::OtherCluster { .. })
         ));
         assert!(matches!(
-            fit(Stranger { is_empty: false, cluster: ours, ..new }),
+            fit(Stranger { is_empty: false, cluster: ours, ..new.clone() }),
             Err(Refusal::NotEmpty { .. })
         ));
+        let older = fit(Stranger { program: Program::default(), ..new }).unwrap_err();
+        assert!(matches!(older, Refusal::WrongProgram { active: Level(2), .. }), "{older}");
     }
 
     #[test]

@@ -9,6 +9,7 @@ mod dumps;
 mod errors;
 pub(crate) mod identity;
 mod leader;
+mod levels;
 mod machine;
 mod members;
 mod pace;

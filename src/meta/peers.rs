@@ -12,7 +12,7 @@ use parking_lot::RwLock;
 use crate::net::{Channel, ChannelOptions};
 use crate::types::{ClusterId, LogIndex, NodeAddress, NodeId, codec};
 use crate::wire::message::{Introduction, MetaReply, PeerRequest, kind};
-use crate::wire::{Class, Hello, RpcError};
+use crate::wire::{Class, Hello, Program, RpcError};
 
 /// The others.
 pub struct Peers {
@@ -94,7 +94,22 @@ impl Peers {
         decode(&reply)
     }
 
-    /// Asks whoever answers at `address`, which is to be `node`, what it says of itself.
+    /// Asks a member which program it runs: what it says at the hello of a connection that works.
+    ///
+    /// # Errors
+    /// How the exchange failed.
+    pub async fn program(&self, of: NodeId, deadline: Duration) -> Result<Program, RpcError> {
+        let channel = self.channel(of)?;
+        call(&channel, &PeerRequest::Introduce, deadline).await?;
+        Ok(channel.peer_program().unwrap_or_default())
+    }
+
+    /// The programs of the others as far as they were ever connected to.
+    pub fn programs(&self) -> Vec<(NodeId, Option<Program>)> {
+        self.state.read().channels.iter().map(|(node, channel)| (*node, channel.peer_program())).collect()
+    }
+
+    /// Asks whoever answers at `address`, which is to be `node`, what it says of itself, and which program it is.
     ///
     /// # Errors
     /// How the exchange failed: among others that another node answers there, or one of another cluster.
@@ -103,13 +118,14 @@ impl Peers {
         node: NodeId,
         address: &NodeAddress,
         deadline: Duration,
-    ) -> Result<Introduction, RpcError> {
+    ) -> Result<(Introduction, Program), RpcError> {
         let hello = self.state.read().hello.clone();
         // A refused connection fails at once; a server that is only just starting is waited for.
         let options =
             ChannelOptions { node: Some(node), connect_timeout: deadline, ..ChannelOptions::default() };
         let channel = Channel::new(address.clone(), hello, Class::Metadata, options);
-        decode(&call(&channel, &PeerRequest::Introduce, deadline).await?)
+        let introduction = decode(&call(&channel, &PeerRequest::Introduce, deadline).await?)?;
+        Ok((introduction, channel.peer_program().unwrap_or_default()))
     }
 
     /// Status of another metadata server, as its own status page shows it, in JSON.
@@ -123,15 +139,11 @@ impl Peers {
         }
     }
 
-    /// Those who say that they belong to another cluster than this server, within `patience`, and to which.
-    pub async fn strangers(&self, patience: Duration) -> Vec<(NodeId, ClusterId)> {
-        let asked = self.ids().into_iter().map(|node| async move {
-            match self.status(node, patience).await {
-                Err(RpcError::WrongCluster { server, .. }) => Some((node, server)),
-                _ => None,
-            }
-        });
-        futures::future::join_all(asked).await.into_iter().flatten().collect()
+    /// What each of the others says of itself, within `patience`.
+    pub async fn statuses(&self, patience: Duration) -> Vec<(NodeId, Result<String, RpcError>)> {
+        let asked =
+            self.ids().into_iter().map(|node| async move { (node, self.status(node, patience).await) });
+        futures::future::join_all(asked).await
     }
 
     /// From now on only servers of this cluster are connected to.
@@ -142,13 +154,14 @@ impl Peers {
     }
 
     async fn call(&self, to: NodeId, request: &PeerRequest, deadline: Duration) -> Result<Bytes, RpcError> {
+        call(&self.channel(to)?, request, deadline).await
+    }
+
+    fn channel(&self, to: NodeId) -> Result<Channel, RpcError> {
         let channel = self.state.read().channels.get(&to).cloned();
-        let Some(channel) = channel else {
-            return Err(RpcError::NotReady {
-                reason: format!("metadata server {to} is not among the members that this one knows"),
-            });
-        };
-        call(&channel, request, deadline).await
+        channel.ok_or_else(|| RpcError::NotReady {
+            reason: format!("metadata server {to} is not among the members that this one knows"),
+        })
     }
 }
 

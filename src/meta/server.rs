@@ -10,10 +10,11 @@ use std::time::Duration;
 
 use super::identity::Identity;
 use super::leader::NodeTimes;
+use super::levels;
 use super::peers::Peers as PeerChannels;
 use super::proposer::Proposer;
 use super::raft::{Consensus, Peers, RaftConfig, Timers};
-use super::service::{Entrance, Service};
+use super::service::{Bounds, Entrance, Service};
 use super::state::{State, StateConfig};
 use super::status::MetaStatusSource;
 use super::worker::{self, LeaderConfig};
@@ -22,9 +23,9 @@ use crate::config::MetaConfig;
 use crate::net::{Limits, Server};
 use crate::runtime::disk::{Disk, RealDisk};
 use crate::runtime::{self, Tasks};
-use crate::types::{ClusterId, NodeAddress, NodeId};
-use crate::wire::status::StatusSource;
-use crate::wire::{Hello, Role};
+use crate::types::{ClusterId, Level, NodeAddress, NodeId};
+use crate::wire::status::{ServerStatus, StatusSource};
+use crate::wire::{Hello, Role, RpcError};
 
 /// Largest meta of a request to a metadata server: a publish of a thousand extents or a page of blocks.
 const REQUEST_META_MAX: u32 = 1 << 20;
@@ -72,20 +73,24 @@ impl MetaServer {
             configured.iter().map(|v| (v.node, v.address.clone())).collect();
 
         let (claimed, directory) = (disk.clone(), config.directory.clone());
-        let claim = move || Identity::claim(claimed, &directory, node);
+        let levels = config.program.levels;
+        let claim = move || Identity::claim(claimed, &directory, node, levels);
         let mut identity = runtime::blocking("claim-directory", claim).await?;
         let mut hello = Hello::new(Role::Meta, config.name.clone());
         hello.node = Some(node);
+        hello.program = config.program.clone();
+        hello.versions = config.versions;
         // From the first moment on: a peer of another cluster neither takes our log nor gives us its own.
         hello.cluster = identity.cluster();
         let channels = PeerChannels::new(node, &addresses, &hello);
-        refuse_strangers(&config, identity.cluster(), &channels).await?;
+        refuse_misfits(&config, identity.cluster(), &channels).await?;
 
         let state_config = StateConfig {
             disk: disk.clone(),
             cache_bytes: config.limits.cache_bytes,
             overlay_bytes_max: config.limits.overlay_bytes,
             sled_cache_bytes: config.limits.sled_cache_bytes,
+            levels,
             ..StateConfig::new(config.directory.join("state"))
         };
         let state = runtime::blocking("open-state", move || State::open(state_config)).await?;
@@ -108,15 +113,27 @@ impl MetaServer {
         let consensus = Consensus::start(raft_config, machine, peers, tasks).await?;
 
         let proposer = Proposer::start(consensus.clone(), config.address(), tasks);
-        let ttl_ms_max = u32::try_from(config.timers.session_ttl_ms).unwrap_or(u32::MAX);
-        let service =
-            Arc::new(Service::new(config.own(), ttl_ms_max, consensus.clone(), state, proposer, channels));
+        let bounds = Bounds {
+            ttl_ms_max: u32::try_from(config.timers.session_ttl_ms).unwrap_or(u32::MAX),
+            sessions_max: usize::try_from(config.limits.sessions).unwrap_or(usize::MAX),
+        };
+        let service = Arc::new(Service::new(
+            config.own(),
+            config.program.clone(),
+            bounds,
+            consensus.clone(),
+            state,
+            proposer,
+            channels,
+        ));
         let source = Arc::new(MetaStatusSource::new(service.clone(), &config));
         service.set_status(source.clone());
 
         let limits = Limits {
             connections_max: usize::try_from(config.limits.connection_count).unwrap_or(usize::MAX),
             in_flight_max: usize::try_from(config.limits.in_flight).unwrap_or(usize::MAX),
+            in_flight_bytes_max: usize::try_from(config.limits.request_bytes).unwrap_or(usize::MAX),
+            rate_max: config.limits.requests_per_second,
             frame_limit,
             ..Limits::default()
         };
@@ -195,16 +212,33 @@ impl MetaServer {
     }
 }
 
-/// Refuses to serve when most metadata servers say they belong to another cluster: then this directory is the one that is
-/// out of place, and its server, alone, would lead and hand out another namespace. A single one that says so does not
-/// count for more than this one; and those that do not answer do not count.
-async fn refuse_strangers(
+/// Refuses to serve when the others do not fit. Those that do not answer do not count.
+///
+/// - Most metadata servers say they belong to another cluster: then this directory is the one that is out of place, and its server, alone,
+///   would lead and hand out another namespace. A single one that says so does not count for more than this one.
+/// - The cluster works at a format level that this program does not know: it could not apply what it would be sent.
+async fn refuse_misfits(
     config: &MetaConfig,
     ours: Option<ClusterId>,
     peers: &PeerChannels,
 ) -> Result<(), StoreError> {
+    let told = peers.statuses(STRANGER_PATIENCE).await;
+    let status = |json: &String| serde_json::from_str::<ServerStatus>(json).ok();
+    let statuses = told.iter().filter_map(|(_, told)| told.as_ref().ok().and_then(status));
+    let level =
+        statuses.filter_map(|status| status.meta).map(|meta| Level(meta.level)).max().unwrap_or_default();
+    if level > config.program.levels.last {
+        let reason = levels::unknown(level, config.program.levels);
+        return Err(StoreError::new("the cluster that the servers in `peers` form", reason));
+    }
     let Some(ours) = ours else { return Ok(()) };
-    let strangers = peers.strangers(STRANGER_PATIENCE).await;
+    let strangers: Vec<(NodeId, ClusterId)> = told
+        .into_iter()
+        .filter_map(|(node, told)| match told {
+            Err(RpcError::WrongCluster { server, .. }) => Some((node, server)),
+            _ => None,
+        })
+        .collect();
     let list: Vec<String> = strangers.iter().map(|(node, theirs)| format!("{node} to {theirs}")).collect();
     if strangers.len() * 2 > config.peers.len() {
         return Err(StoreError::new(

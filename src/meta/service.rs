@@ -5,12 +5,13 @@
 //! tried again under the next leader while the caller waits, which a request id makes harmless.
 //! Not here: namespace rules, batching (`proposer`), the leader's watch over others (`leader`, `worker`).
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use parking_lot::RwLock;
+use parking_lot::{Mutex, RwLock};
 
 use super::changes::Changes;
 use super::dumps::Dumps;
@@ -27,14 +28,14 @@ use crate::net::{Handler, PeerInfo, Reply, Request};
 use crate::runtime::{self, Instant, Rounds};
 use crate::types::{
     BlockId, ClusterId, ClusterMap, Cred, Epoch, FsError, FsResult, LogIndex, MetaNode, NodeAddress, NodeId,
-    NodeReport, NodeSpec, Query, QueryReply, Unreferenced, codec,
+    NodeReport, NodeSpec, Query, QueryReply, Unreferenced, Update, codec,
 };
 use crate::wire::message::{
     BLOCKS_MAX, BlockFate, Introduction, KeepAlive, MetaReply, MetaRequest, PeerRequest, Reading,
     UpdateRequest, kind,
 };
 use crate::wire::status::StatusSource;
-use crate::wire::{Role, RpcError};
+use crate::wire::{Program, Role, RpcError};
 
 /// Pause before the leader is looked for again. An election takes some hundred milliseconds.
 const LEADER_POLL: Duration = Duration::from_millis(20);
@@ -53,9 +54,12 @@ pub struct Service {
     /// This server.
     pub(super) node: NodeId,
     /// The same, with its name and addresses as configured.
-    own: MetaNode,
-    /// Longest life of a session without a keep-alive, in milliseconds.
-    ttl_ms_max: u32,
+    pub(super) own: MetaNode,
+    /// Which program it is.
+    pub(super) program: Program,
+    /// Programs of the data servers that called.
+    pub(super) callers: Mutex<BTreeMap<NodeId, Program>>,
+    bounds: Bounds,
     pub(super) consensus: Consensus,
     pub(super) state: State,
     pub(super) proposer: Proposer,
@@ -69,6 +73,15 @@ pub struct Service {
     rounds: Rounds<Result<LogIndex, RpcError>>,
     counts: Counts,
     status: RwLock<Option<Arc<dyn StatusSource>>>,
+}
+
+/// Bounds of what clients may ask for.
+#[derive(Clone, Copy, Debug)]
+pub struct Bounds {
+    /// Longest life of a session without a keep-alive, in milliseconds.
+    pub ttl_ms_max: u32,
+    /// Sessions at a time.
+    pub sessions_max: usize,
 }
 
 /// Requests answered since the start.
@@ -87,11 +100,12 @@ pub struct Counts {
 }
 
 impl Service {
-    /// A service over its parts. Sessions may ask for a life of up to `ttl_ms_max` milliseconds.
+    /// A service over its parts.
     #[must_use]
     pub fn new(
         own: MetaNode,
-        ttl_ms_max: u32,
+        program: Program,
+        bounds: Bounds,
         consensus: Consensus,
         state: State,
         proposer: Proposer,
@@ -100,7 +114,9 @@ impl Service {
         Self {
             node: own.node,
             own,
-            ttl_ms_max,
+            program,
+            callers: Mutex::default(),
+            bounds,
             consensus,
             state,
             proposer,
@@ -153,7 +169,10 @@ impl Service {
 
     /// Runs `f` on the state and the epoch of its map; refuses while the state is half of a dump: every answer that could lead
     /// anybody to act upon the namespace comes from here.
-    fn read<R>(&self, f: impl FnOnce(&dyn View, Epoch) -> Result<R, ViewError>) -> Result<R, RpcError> {
+    pub(super) fn read<R>(
+        &self,
+        f: impl FnOnce(&dyn View, Epoch) -> Result<R, ViewError>,
+    ) -> Result<R, RpcError> {
         let whole = |view: &dyn View| {
             let superblock = namespace::superblock(view)?;
             if superblock.is_some_and(|s| s.restoring.is_some()) {
@@ -219,6 +238,10 @@ impl Service {
         }
         if self.consensus.is_stranger() && request != MetaRequest::Status {
             return Err(RpcError::NotReady { reason: "it is no member of the cluster yet".into() });
+        }
+        if let MetaRequest::Update(update) = &request {
+            // Here too, for a leader of before levels would not know the command.
+            self.allow(update.update.level(), deadline).await?;
         }
         match request {
             MetaRequest::Query { cred, query, epoch, reading } => {
@@ -473,7 +496,7 @@ impl Service {
             return Err(RpcError::NotReady { reason: "a new leader is taking over".into() });
         };
         match request {
-            MetaRequest::Update(update) => self.update(update).await,
+            MetaRequest::Update(update) => self.update(&leader, update).await,
             MetaRequest::KeepAlive(keep_alive) => self.keep_alive(&leader, &keep_alive),
             MetaRequest::Register { spec, cluster } => self.register(&leader, spec, cluster).await,
             MetaRequest::Heartbeat(report) => self.heartbeat(&leader, report),
@@ -488,12 +511,21 @@ impl Service {
         }
     }
 
-    async fn update(&self, request: UpdateRequest) -> Result<MetaReply, RpcError> {
+    async fn update(&self, leader: &Leader, request: UpdateRequest) -> Result<MetaReply, RpcError> {
+        let opens = matches!(request.update, Update::OpenSession(_));
+        if opens && !leader.one_more_session(self.bounds.sessions_max) {
+            let reason = format!(
+                "{} sessions are open, and no more may be (limits.sessions)",
+                self.bounds.sessions_max
+            );
+            return Err(RpcError::TooMany { peer: self.own.address.clone(), reason });
+        }
         if request.cred.groups.len() > Cred::GROUPS_MAX {
             return Err(RpcError::Refused { reason: format!("more than {} groups", Cred::GROUPS_MAX) });
         }
+        self.allowed(request.update.level())?;
         self.counts.updates.fetch_add(1, Ordering::Relaxed);
-        let result = self.proposer.submit(client_op(request, self.ttl_ms_max)).await?;
+        let result = self.proposer.submit(client_op(request, self.bounds.ttl_ms_max)).await?;
         if result == Err(FsError::Restoring) {
             return Err(RpcError::NotReady { reason: RESTORING.into() });
         }
@@ -652,8 +684,17 @@ fn json<T: serde::Serialize>(value: &T) -> Result<String, RpcError> {
 pub struct Entrance(pub Arc<Service>);
 
 impl Handler for Entrance {
+    /// A session must not end because its client asks for much: its keep-alives wait for nothing, nor does the status.
+    fn is_urgent(&self, request: &Request) -> bool {
+        // The position of the variant, in one byte (`docs/protocol.md`).
+        request.kind == kind::META && matches!(request.meta.first(), Some(2 | 10))
+    }
+
     async fn handle(&self, from: &PeerInfo, request: Request) -> Result<Reply, RpcError> {
         let Self(service) = self;
+        if let (Role::Data, Some(node)) = (from.role, from.node) {
+            service.note_caller(node, &from.program);
+        }
         match request.kind {
             kind::META => {
                 let reply = service.meta(request.meta, request.deadline).await?;

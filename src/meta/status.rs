@@ -20,13 +20,13 @@ use crate::runtime::{self, Instant};
 use crate::types::{
     ClusterMap, Cred, ExtentSource, FileKind, NodeId, NodeLoad, NodeState, Query, QueryReply,
 };
-use crate::wire::RpcError;
 use crate::wire::members::warning;
 use crate::wire::status::{
     AttrStatus, ClusterStatus, DataNodeStatus, ExtentStatus, GroupTotals, Health, HealthReason, HeardStatus,
-    MemberStatus, MetaNodeStatus, MetaStatus, PathStatus, ServerAddress, ServerRole, ServerStatus,
-    StatusError, StatusSource, Totals, WorkerStatus, cluster_word, kind_word, percent_encode,
+    MemberStatus, MetaNodeStatus, MetaStatus, PathStatus, ProgramStatus, ServerAddress, ServerRole,
+    ServerStatus, StatusError, StatusSource, Totals, WorkerStatus, cluster_word, kind_word, percent_encode,
 };
+use crate::wire::{Program, RpcError};
 
 /// Longest wait for the status of another metadata server.
 const PEER_PATIENCE: Duration = Duration::from_millis(500);
@@ -84,6 +84,9 @@ impl MetaStatusSource {
         let (superblock, sessions) = service.state.read(|view| {
             (namespace::superblock(view).ok().flatten(), namespace::sessions(view).map_or(0, |s| s.len()))
         });
+        let (level, label) = service.state.read(|view| {
+            (namespace::level(view).unwrap_or_default(), namespace::label(view).unwrap_or_default())
+        });
         let counts = service.counts();
         let request_count = counts.updates.load(Ordering::Relaxed)
             + counts.queries.load(Ordering::Relaxed)
@@ -115,6 +118,10 @@ impl MetaStatusSource {
             session_count: sessions as u64,
             inode_count: superblock.as_ref().map_or(0, |s| s.inode_count),
             epoch: superblock.as_ref().map_or(0, |s| s.epoch.0),
+            level: level.0.0,
+            level_since: level.1.map(|at| at.to_string()),
+            label,
+            programs: programs(&service.callers.lock()),
             request_count,
             request_rate: self.request_rate(request_count),
             heard: service.leader.read().as_ref().map_or_else(Vec::new, |leader| heard(&leader.loads())),
@@ -129,7 +136,8 @@ impl MetaStatusSource {
             counts.queries.load(Ordering::Relaxed),
         );
         ServerStatus {
-            version: env!("CARGO_PKG_VERSION").to_owned(),
+            version: service.program.version.clone(),
+            levels: service.program.levels.into(),
             role: ServerRole::Meta,
             node: service.node,
             name: self.name.clone(),
@@ -165,6 +173,11 @@ impl MetaStatusSource {
         let heard = led.filter(|(_, heard)| !heard.is_empty()).max_by_key(|(term, _)| *term);
         let heard: BTreeMap<NodeId, HeardStatus> =
             heard.map_or_else(BTreeMap::new, |(_, heard)| heard.iter().map(|h| (h.node, *h)).collect());
+        let answers = others.iter().filter_map(|(_, status)| status.as_ref().ok()).chain([&own]);
+        let programs: BTreeMap<NodeId, String> = answers
+            .flat_map(|status| status.meta.iter().flat_map(|meta| &meta.programs))
+            .map(|program| (program.node, program.version.clone()))
+            .collect();
         let leads = led_by(&own, &others);
         let mut meta = vec![meta_line(&map, service.node, Ok(own.clone()))];
         meta.extend(others.into_iter().map(|(id, status)| meta_line(&map, id, status)));
@@ -195,6 +208,7 @@ impl MetaStatusSource {
                 write_rate: load.write_rate,
                 compared: known.map(|h| h.compared),
                 lacking: load.lacking,
+                version: programs.get(&n.node).cloned().unwrap_or_default(),
             }
         });
         let data: Vec<_> = data.collect();
@@ -216,10 +230,15 @@ impl MetaStatusSource {
                         .into(),
             }
         }));
+        let (level_possible, level_note) = levels_of(own_meta.level, &meta);
         ClusterStatus {
             cluster: own.cluster.unwrap_or_default(),
             health: reasons.iter().map(|r| r.health).max().unwrap_or(Health::Ok),
             reasons,
+            label: own_meta.label,
+            level: own_meta.level,
+            level_possible,
+            level_note,
             epoch: own_meta.epoch,
             leader: own_meta.leader,
             term: own_meta.term,
@@ -408,10 +427,47 @@ fn meta_line(map: &ClusterMap, node: NodeId, status: Result<ServerStatus, RpcErr
             line.snapshot = Some(meta.snapshot);
             line.request_rate = Some(meta.request_rate);
             line.resident_bytes = Some(status.resident_bytes);
+            line.version = status.version;
+            line.levels = Some(status.levels);
         }
         Err(e) => line.reason = e.to_string(),
     }
     line
+}
+
+/// The newest level that every member knows, if all answer, and what to know of that.
+fn levels_of(active: u16, meta: &[MetaNodeStatus]) -> (Option<u16>, Option<String>) {
+    let known = || meta.iter().filter_map(|line| Some((line, line.levels?.last)));
+    let newest = known().map(|(_, last)| last).max().unwrap_or(active);
+    let oldest = known().map(|(_, last)| last).min().unwrap_or(active);
+    let possible = (known().count() == meta.len()).then_some(oldest);
+    if newest <= active {
+        return (possible, None);
+    }
+    let older: Vec<&str> =
+        known().filter(|(_, last)| *last < newest).map(|(line, _)| line.name.as_str()).collect();
+    let note = if older.is_empty() {
+        format!(
+            "format level {newest} is known to every metadata server that answers: `pohmelfs cluster upgrade` raises it, and from then on \
+             older programs cannot come back"
+        )
+    } else {
+        format!(
+            "{} run an older program: the cluster works at format level {active} until they are upgraded, too, and \
+             `pohmelfs cluster upgrade` raises it",
+            older.join(", ")
+        )
+    };
+    (possible, Some(note))
+}
+
+fn programs(callers: &BTreeMap<NodeId, Program>) -> Vec<ProgramStatus> {
+    let line = |(node, program): (&NodeId, &Program)| ProgramStatus {
+        node: *node,
+        version: program.version.clone(),
+        levels: program.levels.into(),
+    };
+    callers.iter().map(line).collect()
 }
 
 fn group_totals(map: &ClusterMap) -> GroupTotals {
@@ -536,5 +592,21 @@ mod tests {
             let (health, what) = said(Some(compared), lacking).unwrap();
             assert!(health == Health::Degraded && what.contains("data-2") && what.contains(word), "{what}");
         }
+    }
+
+    #[test]
+    fn who_runs_an_older_program_is_named() {
+        let line = |node: u64, last: Option<u16>| MetaNodeStatus {
+            node: NodeId(node),
+            name: format!("meta-{node}"),
+            levels: last.map(|last| crate::wire::status::LevelsStatus { first: 1, last }),
+            ..MetaNodeStatus::default()
+        };
+        let (possible, note) = levels_of(1, &[line(1, Some(2)), line(2, Some(1)), line(3, Some(2))]);
+        assert_eq!(possible, Some(1));
+        assert!(note.unwrap().starts_with("meta-2 run an older program"));
+        let (possible, note) = levels_of(1, &[line(1, Some(2)), line(2, None)]);
+        assert!(possible.is_none() && note.unwrap().contains("cluster upgrade"));
+        assert_eq!(levels_of(2, &[line(1, Some(2)), line(2, Some(2))]), (Some(2), None));
     }
 }

@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use super::dumps;
@@ -15,11 +16,16 @@ use super::service::Service;
 use crate::namespace::{self, Op};
 use crate::net::Server;
 use crate::runtime::{self, StopSignal, Tasks};
-use crate::types::{ClusterId, Layout, MetaNode, NodeId};
+use crate::types::{ClusterId, Layout, Level, MetaNode, NodeId};
 use crate::wire::RpcError;
+use crate::wire::members::{MembersRequest, Refusal};
 
 /// Between two looks at the tables. A tenth of the shortest thing that is measured (a suspect data server).
 const TICK: Duration = Duration::from_millis(150);
+/// Between two looks at the format level, which is raised once in a program's life.
+const LEVEL_LOOK: Duration = Duration::from_millis(500);
+/// Ticks in which the founder of a cluster tries to raise the level: until the others have been started, but not for ever.
+const RAISES_MAX: u32 = 40;
 /// Longest wait of a new leader for its own first entry to be applied; then it tries again.
 const TAKE_OVER: Duration = Duration::from_secs(5);
 
@@ -65,8 +71,8 @@ async fn follow_members(service: Arc<Service>, stop: StopSignal) {
     }
 }
 
-/// Tells the listener, the channels and the directory which cluster this is, once that is known. A task of its own: the
-/// founder leads from the first moment on, and must refuse strangers all the same.
+/// Tells the listener, the channels and the directory which cluster this is, once that is known, and the directory which format
+/// level. A task of its own: the founder leads from the first moment on, and must refuse strangers all the same.
 async fn learn_cluster(service: Arc<Service>, server: Server, mut identity: Identity, stop: StopSignal) {
     let cluster = loop {
         if let Some(cluster) = service.cluster() {
@@ -81,8 +87,45 @@ async fn learn_cluster(service: Arc<Service>, server: Server, mut identity: Iden
     server.set_cluster(cluster);
     service.peers.set_cluster(cluster);
     service.consensus.set_cluster(cluster);
-    if let Err(error) = runtime::blocking("keep-cluster", move || identity.adopt(cluster)).await {
-        tracing::error!(%error, "the directory does not keep the cluster");
+    let keep = move || identity.adopt(cluster).map(|()| identity);
+    match runtime::blocking("keep-cluster", keep).await {
+        Ok(identity) => keep_level(&service, identity, &stop).await,
+        Err(error) => tracing::error!(%error, "the directory does not keep the cluster"),
+    }
+}
+
+/// Lets the log have room ahead, once a program that does not know such a log would not touch this directory.
+fn make_room(service: &Service, identity: &Identity) {
+    if identity.level() >= Level::PACKED
+        && let Err(error) = service.consensus.room_ahead()
+    {
+        tracing::warn!(%error, "the raft log has no room ahead");
+    }
+}
+
+/// Writes the format level into the directory, so that a program which does not know it leaves all that is in it alone.
+async fn keep_level(service: &Service, mut identity: Identity, stop: &StopSignal) {
+    make_room(service, &identity);
+    while identity.level() < service.program.levels.last {
+        match service.level() {
+            Ok(level) if level > identity.level() => {
+                tracing::info!(%level, "the cluster works at a new format level");
+                let keep = move || identity.keep_level(level).map(|()| identity);
+                identity = match runtime::blocking("keep-level", keep).await {
+                    Ok(identity) => identity,
+                    Err(error) => {
+                        return tracing::error!(%error, "the directory does not keep the format level");
+                    }
+                };
+                make_room(service, &identity);
+            }
+            Ok(_) => {}
+            Err(error) => tracing::warn!(%error, "the format level cannot be read now"),
+        }
+        tokio::select! {
+            () = stop.stopped() => return,
+            () = runtime::sleep(LEVEL_LOOK) => {}
+        }
     }
 }
 
@@ -137,12 +180,15 @@ async fn tick(service: &Arc<Service>, config: &LeaderConfig, leader: &Leader) ->
         let cluster = ClusterId(runtime::random_u128());
         tracing::info!(%cluster, "founds the cluster");
         let op = Op::Found { cluster, hash_seed: runtime::random_u64(), layout: config.layout };
-        // Refused if another leader was faster: its cluster it is then.
-        if let Err(refused) = service.proposer.submit(op).await? {
-            tracing::debug!(%refused, "founded already");
+        match service.proposer.submit(op).await? {
+            // Nothing is in it yet that an older program would have to read.
+            Ok(_) => service.changes.raises.store(RAISES_MAX, Ordering::Relaxed),
+            // Another leader was faster: its cluster it is then.
+            Err(refused) => tracing::debug!(%refused, "founded already"),
         }
     }
     service.finish_change().await;
+    raise_after_founding(service).await?;
     let members = service.consensus.members();
     let now = runtime::now();
     let known = known(&config.configured, &service.changes.introduced.lock(), &members);
@@ -166,6 +212,25 @@ async fn tick(service: &Arc<Service>, config: &LeaderConfig, leader: &Leader) ->
             tracing::warn!(%refused, "the namespace refused a decision of the leader");
         }
     }
+    Ok(())
+}
+
+/// A cluster begins at the newest level that its servers know; later an operator raises it.
+async fn raise_after_founding(service: &Service) -> Result<(), RpcError> {
+    let left = service.changes.raises.load(Ordering::Relaxed);
+    if left == 0 {
+        return Ok(());
+    }
+    let tried = service.change_members(&MembersRequest::RaiseLevel).await?;
+    let left = match tried {
+        Err(Refusal::Unreachable { .. } | Refusal::Changing { .. }) => left - 1,
+        Err(refusal) => {
+            tracing::warn!(%refusal, "the new cluster works at an older format level");
+            0
+        }
+        Ok(_) => 0,
+    };
+    service.changes.raises.store(left, Ordering::Relaxed);
     Ok(())
 }
 

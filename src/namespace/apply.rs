@@ -81,6 +81,7 @@ fn decide(txn: &mut Txn<'_>, command: &Command) -> Step<UpdateReply> {
             }
             Ok(UpdateReply::Done)
         }
+        Op::RaiseLevel(level) => ops::level::raise(txn, at, *level),
         Op::Restore(step) => ops::restore::restore(txn, at, step),
         Op::FreeOrphans(inodes) => ops::orphans::free(txn, inodes),
         Op::Reclaimed(blocks) => {
@@ -118,6 +119,7 @@ fn client_update(txn: &mut Txn<'_>, caller: &Caller<'_>, update: &Update) -> Ste
         Update::CancelLock(cancel) => ops::lock::cancel(txn, caller, cancel),
         Update::MakeUnnamed(make) => ops::unnamed::make(txn, caller, make),
         Update::Clone(clone) => ops::clone::clone(txn, caller, clone),
+        Update::SetLabel(set) => ops::label::set(txn, caller, set),
         // Both are done before a session is looked at.
         Update::OpenSession(_) | Update::CloseSession => Err(FsError::Invalid.into()),
     }

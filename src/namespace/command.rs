@@ -3,8 +3,8 @@
 use serde::{Deserialize, Serialize};
 
 use crate::types::{
-    BlockId, ClusterId, Cred, Group, InodeId, Layout, MetaNode, NodeId, NodeReport, NodeSpec, NodeState,
-    RequestId, RestoreStep, SessionId, Timestamp, Update, UpdateResult,
+    BlockId, ClusterId, Cred, Group, InodeId, Layout, Level, MetaNode, NodeId, NodeReport, NodeSpec,
+    NodeState, RequestId, RestoreStep, SessionId, Timestamp, Update, UpdateResult,
 };
 
 /// One decided change.
@@ -66,11 +66,33 @@ pub enum Op {
     Reclaimed(Vec<BlockId>),
     /// A metadata server is none any more: it leaves the cluster map.
     RemoveMeta(NodeId),
+    /// From here on commands of this level may follow: every member knows it. Needs itself a program that does.
+    RaiseLevel(Level),
     /// A step on the way from an empty cluster to the state of a dump.
     Restore(RestoreStep),
 }
 
 impl Op {
+    /// The level that a program must know to apply it. A new variant belongs to the newest one.
+    #[must_use]
+    pub const fn level(&self) -> Level {
+        match self {
+            Self::Client { update, .. } => update.level(),
+            Self::Found { .. }
+            | Self::PutMeta(_)
+            | Self::RegisterData(_)
+            | Self::Report(_)
+            | Self::SetNodeState { .. }
+            | Self::PutGroups(_)
+            | Self::ExpireSessions(_)
+            | Self::FreeOrphans(_)
+            | Self::Reclaimed(_)
+            | Self::RemoveMeta(_) => Level(1),
+            Self::Restore(_) => Level(2),
+            Self::RaiseLevel(level) => *level,
+        }
+    }
+
     /// Most extents that one command frees: keeps the time under apply below some milliseconds.
     pub const FREE_EXTENTS_MAX: usize = 1024;
 }

@@ -4,13 +4,14 @@
 
 use std::ops::ControlFlow;
 
-use super::ops::nodes;
+use super::ops::{self, nodes};
 use super::records::{Block, Orphan, Reclaim, Record, Session, StoredReply, Superblock};
 use super::restore::RestoringInfo;
 use super::txn::{corrupt, read, scan};
 use super::{Reply, View, ViewError, extents, keys};
 use crate::types::{
-    BlockId, BlockRef, ClusterId, ClusterMap, Epoch, InodeId, RequestId, SessionId, Timestamp, Unreferenced,
+    BlockId, BlockRef, ClusterId, ClusterMap, Epoch, InodeId, Level, RequestId, SessionId, Timestamp,
+    Unreferenced,
 };
 
 /// Identity, counters and clock of the namespace.
@@ -118,6 +119,30 @@ pub(super) fn info(s: &Superblock) -> SuperblockInfo {
         used: s.used,
         restoring: s.restoring.as_ref().map(|r| r.info()),
     }
+}
+
+/// The format level that the cluster works at, and since when it does, if it was ever raised.
+///
+/// # Errors
+/// When the view cannot be read.
+pub fn level(view: &dyn View) -> Result<(Level, Option<Timestamp>), ViewError> {
+    ops::level::level(view)
+}
+
+/// The format level that one record of the state tells, if it is the one that does: for whoever reads records one by one.
+///
+/// # Errors
+/// When it makes no sense.
+pub fn level_in(key: &[u8], value: &[u8]) -> Result<Option<Level>, ViewError> {
+    if key == keys::LEVEL { ops::level::decode(value).map(|(level, _)| Some(level)) } else { Ok(None) }
+}
+
+/// What people call the cluster; empty: nothing.
+///
+/// # Errors
+/// When the view cannot be read.
+pub fn label(view: &dyn View) -> Result<String, ViewError> {
+    ops::label::label(view)
 }
 
 /// A page of a table: what `make` makes of keys and records, at most `limit`.

@@ -18,7 +18,9 @@
 //! 0f                                groups that may take blocks
 //! 10 inode:8 number:8               lock, or waiter for one, in the order they came
 //! 11 session:8 inode:8              locks of a session on a file; under inode 0, files with any
-//! 12                                clusters whose state was restored into this one
+//! 12                                format level, once it is above the first
+//! 13                                label of the cluster, once it has one
+//! 14                                clusters whose state was restored into this one
 //! ```
 //!
 //! Numbers are big-endian, so that the order of the bytes is the order of the numbers. Tags from 0x80 on are free
@@ -31,7 +33,10 @@ use crate::types::{BlockId, Cookie, GroupId, InodeId, NodeId, RequestId, Session
 
 pub(super) const SUPERBLOCK: &[u8] = &[1];
 pub(super) const HEALTHY: &[u8] = &[15];
-pub(super) const LINEAGE: &[u8] = &[18];
+/// The key of the format level. It stays where it is for ever: a program that is too old for all else finds it here.
+pub(super) const LEVEL: &[u8] = &[18];
+pub(super) const LABEL: &[u8] = &[19];
+pub(super) const LINEAGE: &[u8] = &[20];
 
 pub(super) const INODE: u8 = 2;
 pub(super) const DENTRY: u8 = 3;
@@ -319,6 +324,8 @@ mod tests {
             HEALTHY.to_vec(),
             lock(InodeId(14), 15).to_vec(),
             lock_count(SessionId(16), InodeId(17)).to_vec(),
+            LEVEL.to_vec(),
+            LABEL.to_vec(),
             LINEAGE.to_vec(),
         ]
         .iter()
@@ -345,6 +352,8 @@ mod tests {
                 "10000000000000000e000000000000000f",
                 "1100000000000000100000000000000011",
                 "12",
+                "13",
+                "14",
             ]
         );
     }

@@ -10,6 +10,8 @@ mod check;
 mod command;
 mod dentry;
 mod extents;
+#[cfg(test)]
+mod golden;
 mod inspect;
 mod key;
 mod keys;
@@ -27,8 +29,8 @@ pub use apply::apply;
 pub use check::check;
 pub use command::{Command, Op, Reply};
 pub use inspect::{
-    BlockUse, OrphanInfo, SessionInfo, SuperblockInfo, block_refs, blocks, map, orphans, reclaim_queue,
-    remembered, session_alive, sessions, superblock,
+    BlockUse, OrphanInfo, SessionInfo, SuperblockInfo, block_refs, blocks, label, level, level_in, map,
+    orphans, reclaim_queue, remembered, session_alive, sessions, superblock,
 };
 pub use key::Key;
 pub use keys::counting_key_len;

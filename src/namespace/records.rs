@@ -70,6 +70,7 @@ records! {
     MetaNode = "meta node";
     Group = "group";
     Reclaim = "reclaim";
+    Label = "label";
 }
 
 /// Identity and counters: written once for a run of commands.
@@ -375,6 +376,12 @@ pub(super) struct StoredReply {
     /// How far below the request the lowest unanswered one was: what the session said with this request.
     pub(super) behind: u64,
     pub(super) reply: UpdateResult,
+}
+
+/// What the cluster is called.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Label {
+    pub(super) label: String,
 }
 
 /// A block that waits for its replicas to be deleted.

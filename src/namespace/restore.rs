@@ -16,11 +16,12 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use super::inspect::{SuperblockInfo, info};
-use super::records::{Block, Inode, Orphan, Reclaim, Record, Slot, Superblock};
+use super::ops::level;
+use super::records::{Block, Inode, Label, Orphan, Reclaim, Record, Slot, Superblock};
 use super::txn::{corrupt, read};
 use super::{View, ViewError, extents, keys};
 use crate::types::{
-    ClusterId, DataNode, DumpStamp, Group, InodeId, LogIndex, ROOT_INODE, StateHash, Tally, Timestamp,
+    ClusterId, DataNode, DumpStamp, Group, InodeId, Level, LogIndex, ROOT_INODE, StateHash, Tally, Timestamp,
 };
 
 /// Lives that a cluster remembers: data servers that were away for more of them are not taken back.
@@ -124,8 +125,12 @@ pub(super) fn obstacles(view: &dyn View, inode_count: u64) -> Result<Option<Stri
         // Whatever else there is would stay behind and fit nothing.
         let behind_root = [&keys::inode(ROOT_INODE)[..], &[0]].concat();
         let own = [(behind_root, vec![keys::META_NODE]), (vec![keys::META_NODE + 1], keys::HEALTHY.to_vec())];
-        let behind = ([keys::HEALTHY, &[0]].concat(), vec![u8::MAX]);
-        for (from, to) in own.into_iter().chain([behind]) {
+        // The level is that of the programs, not of what they keep.
+        let behind = [
+            ([keys::HEALTHY, &[0]].concat(), keys::LEVEL.to_vec()),
+            ([keys::LEVEL, &[0]].concat(), vec![u8::MAX]),
+        ];
+        for (from, to) in own.into_iter().chain(behind) {
             view.scan(&from, &to, &mut |key, _| {
                 found.push(format!("records of table {:#04x}", key.first().copied().unwrap_or_default()));
                 ControlFlow::Break(())
@@ -163,7 +168,7 @@ pub fn dump_record(key: &[u8], value: &Bytes) -> Result<DumpRecord, ViewError> {
         Fate::DataNode(node) => DumpRecord::DataNode(node),
         Fate::Kept if key.first() == Some(&keys::BLOCK) => DumpRecord::Block,
         Fate::Dropped if key.first() == Some(&keys::SESSION) => DumpRecord::Session,
-        Fate::Kept | Fate::Lineage(_) | Fate::Dropped => DumpRecord::Other,
+        Fate::Kept | Fate::Lineage(_) | Fate::Level(_) | Fate::Dropped => DumpRecord::Other,
     })
 }
 
@@ -177,6 +182,8 @@ pub(super) enum Fate {
     DataNode(DataNode),
     /// It grows.
     Lineage(Lineage),
+    /// It must be one that the cluster works at, whose own stays.
+    Level(Level),
     /// It is put into its place as it is.
     Kept,
     /// It belonged to the life that is over.
@@ -221,6 +228,14 @@ impl Fate {
                 | keys::LOCK_COUNT,
             ) => Ok(Self::Dropped),
             _ if key == keys::HEALTHY => Ok(Self::Dropped),
+            _ if key == keys::LEVEL => match level::decode(value)?.0 {
+                level if level > Level::NEWEST => Err(corrupt(format!(
+                    "the dump is of format level {level}, and this program knows up to {}: use a later program",
+                    Level::NEWEST
+                ))),
+                level => Ok(Self::Level(level)),
+            },
+            _ if key == keys::LABEL => Label::decode(value).map(|_| Self::Kept),
             _ if key == keys::LINEAGE => Ok(Self::Lineage(Lineage::decode(value)?)),
             _ => Err(wrong_key()),
         }

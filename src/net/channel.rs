@@ -18,11 +18,15 @@ use tokio::sync::{Notify, TryAcquireError, watch};
 use crate::runtime::{Instant, Task, now, spawn, timeout_at};
 use crate::types::{ClusterId, NodeAddress, NodeId};
 use crate::wire::frame::{Flags, Header};
-use crate::wire::{Applied, Class, Hello, RpcError};
+use crate::wire::{Applied, Class, Hello, Program, RpcError};
 
 use super::Reply;
 use super::calls::Answer;
 use super::connector::{self, Connection, Shared, Standing};
+
+/// The protocol version that requests which wait came with. A peer that agreed on an older one would break the connection over
+/// their flag, so to it they go as any other request does.
+pub(super) const WAITS_SINCE: u16 = 2;
 
 /// Times and bounds of a channel.
 #[derive(Clone, Debug)]
@@ -100,6 +104,20 @@ impl Channel {
         self.call_knowing(kind, meta, payload, None, deadline).await
     }
 
+    /// As [`Channel::call`], for a request whose answer waits for something to happen: it takes no place from other calls, where
+    /// the peer speaks a protocol version that has such requests.
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn call_waiting(
+        &self,
+        kind: u16,
+        meta: Vec<u8>,
+        deadline: Duration,
+    ) -> Result<Reply, RpcError> {
+        self.send(kind, meta, Bytes::new(), None, deadline, true).await
+    }
+
     /// As [`Channel::call`]; with a crc32c of the payload that is known already, the bytes are not passed over again: what
     /// goes to several peers is summed once. A wrong one breaks the connection.
     ///
@@ -113,6 +131,18 @@ impl Channel {
         payload_crc: Option<u32>,
         deadline: Duration,
     ) -> Result<Reply, RpcError> {
+        self.send(kind, meta, payload, payload_crc, deadline, false).await
+    }
+
+    async fn send(
+        &self,
+        kind: u16,
+        meta: Vec<u8>,
+        payload: Bytes,
+        payload_crc: Option<u32>,
+        deadline: Duration,
+        waits: bool,
+    ) -> Result<Reply, RpcError> {
         let Some(header) = Header::knowing(0, kind, Flags::REQUEST, 0, &meta, &payload, payload_crc) else {
             return Err(RpcError::Refused {
                 reason: format!("{} bytes of meta and {} of payload are too long", meta.len(), payload.len()),
@@ -125,10 +155,11 @@ impl Channel {
                 Some(outcome) => outcome?,
                 None => self.in_time(until, started, self.connected()).await??,
             };
-            match connection.credits.try_acquire() {
+            let waits = waits && connection.version >= WAITS_SINCE;
+            match connection.window(waits).try_acquire() {
                 Ok(credit) => credit.forget(),
                 Err(TryAcquireError::NoPermits) => {
-                    match self.in_time(until, started, connection.credits.acquire()).await? {
+                    match self.in_time(until, started, connection.window(waits).acquire()).await? {
                         Ok(credit) => credit.forget(),
                         Err(_) => continue,
                     }
@@ -136,7 +167,7 @@ impl Channel {
                 // It broke meanwhile, and nothing has been sent: the next connection will do.
                 Err(TryAcquireError::Closed) => continue,
             }
-            let credit = Credit { connection };
+            let credit = Credit { connection, waits };
             let Some(begun) = credit.connection.calls.begin(started, until) else { continue };
             if begun.arm {
                 credit.connection.rearm.notify_one();
@@ -144,6 +175,7 @@ impl Channel {
             let left = until.saturating_duration_since(now()).as_millis();
             let header = Header {
                 version: credit.connection.version,
+                flags: if waits { Flags::WAITS } else { Flags::REQUEST },
                 id: begun.id,
                 deadline_ms: u32::try_from(left).unwrap_or(u32::MAX).max(1),
                 ..header
@@ -219,6 +251,12 @@ impl Channel {
         self.inner.shared.peer.lock().1
     }
 
+    /// The program that the peer is, as it said at the latest hello; none before the first.
+    #[must_use]
+    pub fn peer_program(&self) -> Option<Program> {
+        self.inner.shared.peer.lock().2.clone()
+    }
+
     /// True while a connection stands.
     #[must_use]
     pub fn is_connected(&self) -> bool {
@@ -253,11 +291,12 @@ impl Channel {
 /// One place in the window, given back when dropped.
 struct Credit {
     connection: Arc<Connection>,
+    waits: bool,
 }
 
 impl Drop for Credit {
     fn drop(&mut self) {
-        self.connection.credits.add_permits(1);
+        self.connection.window(self.waits).add_permits(1);
     }
 }
 

@@ -22,8 +22,8 @@ use tokio::sync::{Notify, Semaphore, watch};
 
 use crate::runtime::{Instant, now, random_below, sleep, sleep_until, timeout};
 use crate::types::{ClusterId, NodeAddress, NodeId, codec};
-use crate::wire::frame::{Decoder, Flags, Frame, FrameError, Header, KIND_HELLO, widest};
-use crate::wire::{Applied, Class, Greeting, Hello, PROTOCOL_VERSION, Role, RpcError};
+use crate::wire::frame::{Decoder, Flags, Frame, FrameError, Header, KIND_HELLO, WAITS_MAX, widest};
+use crate::wire::{Applied, Class, Greeting, Hello, PROTOCOL_VERSION, Program, Role, RpcError};
 
 use super::calls::{Answer, Calls};
 use super::link::{Broken, Link, Outbox, Side};
@@ -60,7 +60,7 @@ pub(super) struct Shared {
     pub(super) standing: watch::Sender<Standing>,
     pub(super) wanted: AtomicBool,
     pub(super) wake: Notify,
-    pub(super) peer: Mutex<(Option<ClusterId>, Option<NodeId>)>,
+    pub(super) peer: Mutex<(Option<ClusterId>, Option<NodeId>, Option<Program>)>,
     /// Moving average, in nanoseconds; 0 before the first reply.
     pub(super) latency_nanos: AtomicU64,
 }
@@ -70,12 +70,19 @@ pub(super) struct Shared {
 pub(super) struct Connection {
     pub(super) outbox: Outbox,
     pub(super) calls: Calls,
-    pub(super) credits: Semaphore,
+    credits: Semaphore,
+    /// For requests that wait.
+    waits: Semaphore,
     pub(super) rearm: Notify,
     pub(super) version: u16,
 }
 
 impl Connection {
+    /// What a request takes a place in.
+    pub(super) fn window(&self, waits: bool) -> &Semaphore {
+        if waits { &self.waits } else { &self.credits }
+    }
+
     /// Tells the peer that the answer to `id` is no longer wanted.
     pub(super) fn push_cancel(&self, id: u64) {
         let flags = Flags::CANCEL.and(Flags::ONE_WAY);
@@ -109,6 +116,7 @@ pub(super) async fn run(shared: Arc<Shared>) {
                 // First the standing, then the calls: who is woken finds no trace of the broken connection.
                 shared.standing.send_replace(Standing::Connecting);
                 connection.credits.close();
+                connection.waits.close();
                 connection
                     .calls
                     .close(&RpcError::Disconnected { peer: shared.address.clone(), applied: Applied::Maybe });
@@ -186,6 +194,7 @@ async fn greet(shared: &Shared) -> Result<(Link, Arc<Connection>), RpcError> {
         outbox,
         calls: Calls::default(),
         credits: Semaphore::new(credits as usize),
+        waits: Semaphore::new(WAITS_MAX as usize),
         rearm: Notify::new(),
         version,
     };
@@ -208,7 +217,7 @@ fn admit(shared: &Shared, server: &Hello) -> Result<u16, RpcError> {
     }
     // Who came without a cluster stays with the first one it met.
     hello.cluster = hello.cluster.or(server.cluster);
-    *shared.peer.lock() = (server.cluster, server.node);
+    *shared.peer.lock() = (server.cluster, server.node, Some(server.program.clone()));
     Ok(version)
 }
 

@@ -34,10 +34,14 @@ const READ_ROOM_MIN: usize = 4 << 10;
 /// Parts up to this length are copied into one buffer with their neighbours; longer ones go out as they are.
 /// Copying 8 KiB costs less than a further slice of a vectored write.
 const PACKED_LEN_MAX: usize = 8 << 10;
+/// How long a connection may hand frames over before the others of its thread have their turn: requests are answered where they are read, and a
+/// read may bring hundreds of them.
+const TURN: Duration = Duration::from_millis(2);
 /// Slices in one vectored write; Linux takes 1024, and this many hold the blocks of 32 frames.
 const SLICES_MAX: usize = 64;
 
-/// Frames on their way out. Pushed to by any task; its bound is the number of requests in flight.
+/// Frames on their way out. Pushed to by any task. A serving end hands no further request over while more than a bound waits here, so it
+/// holds that much and the replies to what was in flight then.
 #[derive(Debug, Default)]
 pub(super) struct Outbox {
     queue: Mutex<Queue>,
@@ -91,7 +95,8 @@ impl Outbox {
         self.queue.lock().byte_count == 0
     }
 
-    fn byte_count(&self) -> usize {
+    /// Bytes that wait.
+    pub(super) fn byte_count(&self) -> usize {
         self.queue.lock().byte_count
     }
 
@@ -178,6 +183,8 @@ pub(super) struct Link {
     written_at: Instant,
     reading: bool,
     paused: bool,
+    /// Whole frames may be in `input`: they were not handed over because too much waits to be written, or it was the turn of others.
+    holds_frames: bool,
 }
 
 impl Link {
@@ -199,6 +206,7 @@ impl Link {
             written_at: at,
             reading: true,
             paused: false,
+            holds_frames: false,
         }
     }
 
@@ -253,8 +261,14 @@ impl Link {
         self.read_at = now();
         self.written_at = self.read_at;
         // A frame may have come together with the hello.
-        self.dispatch(side)?;
+        self.dispatch(outbox, side)?;
         loop {
+            if self.holds_frames && !self.is_backed_up(outbox) {
+                // The other connections of this thread first.
+                yield_now().await;
+                self.dispatch(outbox, side)?;
+                self.flush_some(outbox).await?;
+            }
             if !self.reading && side.is_done() && self.writing.is_empty() && outbox.is_empty() {
                 return Ok(());
             }
@@ -262,7 +276,7 @@ impl Link {
                 Event::Read(0) => return Err(Broken::Closed),
                 Event::Read(_) => {
                     self.read_at = now();
-                    self.dispatch(side)?;
+                    self.dispatch(outbox, side)?;
                     self.flush_some(outbox).await?;
                 }
                 Event::Queued => {
@@ -285,7 +299,11 @@ impl Link {
         let at = now();
         let owes_bytes = self.reading && self.decoder.is_amid(&self.input) && at - self.read_at > self.stall;
         let takes_none = !self.writing.is_empty() && at - self.written_at > self.stall;
-        if takes_none || (owes_bytes && !self.paused) { Err(Broken::Stalled(self.stall)) } else { Ok(()) }
+        if takes_none || (owes_bytes && !self.paused && !self.holds_frames) {
+            Err(Broken::Stalled(self.stall))
+        } else {
+            Ok(())
+        }
     }
 
     fn poll_event(
@@ -294,10 +312,8 @@ impl Link {
         outbox: &Outbox,
         side: &mut impl Side,
     ) -> Poll<Result<Event, Broken>> {
-        // The end that calls never pauses: were both ends to wait for the other to read, neither would.
-        self.paused =
-            self.pause_above != usize::MAX && self.writing_bytes + outbox.byte_count() > self.pause_above;
-        if self.reading && !self.paused {
+        self.paused = self.is_backed_up(outbox);
+        if self.reading && !self.paused && !self.holds_frames {
             self.make_room();
             if let Poll::Ready(read) = self.poll_read(cx) {
                 return Poll::Ready(Ok(Event::Read(read?)));
@@ -314,6 +330,11 @@ impl Link {
             return Poll::Ready(Ok(Event::Written));
         }
         self.ticks.poll_tick(cx).map(|_| Ok(Event::Tick))
+    }
+
+    /// More waits to be written than may. The end that calls never pauses: were both ends to wait for the other to read, neither would.
+    fn is_backed_up(&self, outbox: &Outbox) -> bool {
+        self.pause_above != usize::MAX && self.writing_bytes + outbox.byte_count() > self.pause_above
     }
 
     /// Reads what there is, into the body of a large frame or for whatever comes next.
@@ -357,9 +378,14 @@ impl Link {
         decoded.map_err(|error| Broken::Frame { error, id: self.decoder.id() })
     }
 
-    fn dispatch(&mut self, side: &mut impl Side) -> Result<(), Broken> {
+    fn dispatch(&mut self, outbox: &Outbox, side: &mut impl Side) -> Result<(), Broken> {
         let mut outcome = Ok(());
+        let began = now();
         loop {
+            self.holds_frames = self.is_backed_up(outbox) || began.elapsed() > TURN;
+            if self.holds_frames {
+                break;
+            }
             match self.decode() {
                 Ok(Some(frame)) => {
                     let id = frame.header.id;

@@ -8,6 +8,7 @@ mod calls;
 mod channel;
 mod connector;
 mod link;
+mod origin;
 mod serve;
 mod server;
 #[cfg(feature = "simulation")]

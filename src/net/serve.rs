@@ -14,6 +14,7 @@ use std::net::SocketAddr;
 use std::panic::AssertUnwindSafe;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
@@ -24,13 +25,15 @@ use futures::future::{AbortHandle, Abortable, Aborted};
 use futures::stream::FuturesUnordered;
 use parking_lot::Mutex;
 
-use crate::runtime::{Instant, StopSignal, Task, now, spawn, timeout};
+use crate::runtime::{Instant, StopSignal, Task, now, sleep, spawn, timeout};
 use crate::types::{NodeAddress, codec};
-use crate::wire::frame::{Decoder, Flags, Frame, FrameError, Header, KIND_HELLO};
-use crate::wire::{Class, Greeting, PROTOCOL_VERSION, RpcError};
+use crate::wire::frame::{Decoder, Flags, Frame, FrameError, Header, KIND_HELLO, WAITS_MAX};
+use crate::wire::{Class, Greeting, PROTOCOL_VERSION, Role, RpcError};
 
 use super::Reply;
+use super::channel::WAITS_SINCE;
 use super::link::{Broken, Link, Outbox, Side};
+use super::origin::{Place, Seat};
 use super::server::{Counted, Handler, PeerInfo, Request, Shared};
 use super::stream::Stream;
 
@@ -41,22 +44,26 @@ const FAREWELL_TIMEOUT: Duration = Duration::from_millis(500);
 /// Replies that wait to be sent, in bytes, above which no further request is read: four blocks keep a link busy.
 const BACKLOG_MAX: usize = 16 << 20;
 
-/// Serves one accepted connection to its end. Without a `place` it is one too many, and told so.
+/// Tells a connection that it is one too many.
+pub(super) async fn refuse(stream: Stream, shared: Arc<Shared>, _place: Counted) {
+    let stall = shared.limits.stall_timeout;
+    let mut link = Link::new(stream, Decoder::new(|_| (Greeting::LEN_MAX, 0)), BACKLOG_MAX, stall);
+    let busy = RpcError::Busy { peer: shared.address.clone() };
+    farewell(&mut link, &Outbox::default(), PROTOCOL_VERSION, 0, &busy).await;
+}
+
+/// Serves one accepted connection to its end.
 pub(super) async fn connection<H: Handler>(
     stream: Stream,
     remote: SocketAddr,
     shared: Arc<Shared>,
     handler: Arc<H>,
     stopping: StopSignal,
-    place: Option<Counted>,
+    _seat: Seat,
 ) {
     let stall = shared.limits.stall_timeout;
     let mut link = Link::new(stream, Decoder::new(|_| (Greeting::LEN_MAX, 0)), BACKLOG_MAX, stall);
     let outbox = Arc::new(Outbox::default());
-    if place.is_none() {
-        let busy = RpcError::Busy { peer: shared.address.clone() };
-        return farewell(&mut link, &outbox, PROTOCOL_VERSION, 0, &busy).await;
-    }
     let welcomed = tokio::select! {
         () = stopping.stopped() => return,
         welcomed = timeout(stall, welcome(&mut link, &outbox, remote, &shared)) => welcomed,
@@ -84,6 +91,8 @@ pub(super) async fn connection<H: Handler>(
         running: Arc::default(),
         waiting: FuturesUnordered::new(),
         open: HashMap::new(),
+        waits: 0,
+        held: Arc::default(),
         shared: shared.clone(),
         credits: credits as usize,
         version,
@@ -162,6 +171,8 @@ async fn welcome(
         cluster: hello.cluster,
         node: hello.node,
         name: hello.name,
+        program: hello.program,
+        version,
     };
     Ok((peer, credits, version))
 }
@@ -195,6 +206,33 @@ fn push_answer(outbox: &Outbox, version: u16, kind: u16, id: u64, answer: Result
     }
 }
 
+/// What a request that is being handled is counted by.
+enum Admitted {
+    Works(Place),
+    Waits(#[expect(dead_code, reason = "counts while it lives")] Counted),
+}
+
+/// A payload that keeps the place of its request until it has left: a caller that takes its blocks slowly gets no more of them meanwhile.
+struct Held {
+    payload: Bytes,
+    _place: Place,
+}
+
+impl AsRef<[u8]> for Held {
+    fn as_ref(&self) -> &[u8] {
+        &self.payload
+    }
+}
+
+fn hold(answer: Result<Reply, RpcError>, place: Admitted) -> Result<Reply, RpcError> {
+    answer.map(|reply| match place {
+        Admitted::Works(place) if !reply.payload.is_empty() => {
+            Reply { payload: Bytes::from_owner(Held { payload: reply.payload, _place: place }), ..reply }
+        }
+        _ => reply,
+    })
+}
+
 /// Handlers that did not answer at once.
 #[derive(Default)]
 struct Running {
@@ -214,7 +252,18 @@ impl Running {
 type Outcome = Result<Result<Reply, RpcError>, Box<dyn std::any::Any + Send>>;
 
 /// A handler that waits in the task of its connection. Ends with its request and, unless it was cancelled, its outcome.
-type Waiting = Pin<Box<dyn Future<Output = (u64, u16, bool, Result<Outcome, Aborted>)> + Send>>;
+type Waiting = Pin<Box<dyn Future<Output = (Answered, Result<Outcome, Aborted>)> + Send>>;
+
+/// A request that is being answered.
+#[derive(Clone, Copy)]
+struct Answered {
+    id: u64,
+    kind: u16,
+    /// Its caller wants to know.
+    answered: bool,
+    /// It waits for something to happen.
+    waits: bool,
+}
 
 /// The serving end of a connection.
 struct Callee<H> {
@@ -226,6 +275,10 @@ struct Callee<H> {
     /// Handlers in the task of the connection, and how to cancel each.
     waiting: FuturesUnordered<Waiting>,
     open: HashMap<u64, AbortHandle>,
+    /// Of those in the task of the connection: how many wait for something to happen.
+    waits: usize,
+    /// Requests that have a place, those whose reply is held by it among them.
+    held: Arc<AtomicUsize>,
     shared: Arc<Shared>,
     credits: usize,
     version: u16,
@@ -272,8 +325,13 @@ impl<H: Handler> Side for Callee<H> {
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let mut pushed = Poll::Pending;
-        while let Poll::Ready(Some((id, kind, answered, outcome))) = self.waiting.poll_next_unpin(cx) {
+        // Who takes no replies gets none made: the rest goes on when these have left.
+        while self.outbox.byte_count() <= BACKLOG_MAX
+            && let Poll::Ready(Some((request, outcome))) = self.waiting.poll_next_unpin(cx)
+        {
+            let Answered { id, kind, answered, waits } = request;
             self.open.remove(&id);
+            self.waits -= usize::from(waits);
             if let Ok(outcome) = outcome
                 && answered
             {
@@ -299,45 +357,86 @@ impl<H: Handler> Callee<H> {
         self.waiting.len() + self.running.tasks.lock().len()
     }
 
+    /// A place for a request, and how long it has to wait for its turn.
+    fn admit(&self, request: &Request, waits: bool) -> Result<(Admitted, Duration), RpcError> {
+        let (limits, role) = (&self.shared.limits, self.peer.role);
+        let busy = || RpcError::Busy { peer: self.shared.address.clone() };
+        if waits {
+            let is_below = self.waits < WAITS_MAX as usize;
+            let place =
+                is_below.then(|| Counted::below(limits.waits_max, &self.shared, |s| &s.waits)).flatten();
+            return place.map(|place| (Admitted::Waits(place), Duration::ZERO)).ok_or_else(busy);
+        }
+        let is_below = self.held.load(Ordering::Relaxed) < self.credits;
+        let is_consensus = self.peer.class == Class::Consensus;
+        let place = is_below
+            .then(|| Place::take(&self.shared, &self.held, request.meta.len(), is_consensus))
+            .flatten()
+            .ok_or_else(busy)?;
+        let is_bounded = limits.rate_max > 0 && matches!(role, Role::Client | Role::Tool);
+        if !is_bounded || self.handler.is_urgent(request) {
+            return Ok((Admitted::Works(place), Duration::ZERO));
+        }
+        let at = now();
+        let patience = request.deadline.saturating_duration_since(at);
+        match self.shared.origins.wait(self.peer.remote.ip(), limits.rate_max, at, patience) {
+            Some(wait) => Ok((Admitted::Works(place), wait)),
+            None => Err(RpcError::TooMany {
+                peer: self.shared.address.clone(),
+                reason: format!(
+                    "the clients of {} ask for more than {} requests a second",
+                    self.peer.remote.ip(),
+                    limits.rate_max
+                ),
+            }),
+        }
+    }
+
     fn start(&mut self, header: Header, request: Request) -> Result<(), FrameError> {
         let (id, kind, version) = (header.id, header.kind, self.version);
         let answered = !header.flags.has(Flags::ONE_WAY);
         if self.open.contains_key(&id) || self.running.tasks.lock().contains_key(&id) {
             return Err(FrameError::OutOfPlace("a request id that is in flight"));
         }
-        let place = (self.in_flight() < self.credits)
-            .then(|| Counted::below(self.shared.limits.in_flight_max, &self.shared, |s| &s.in_flight))
-            .flatten();
-        let Some(place) = place else {
-            if answered {
-                push_error(
-                    &self.outbox,
-                    version,
-                    kind,
-                    id,
-                    &RpcError::Busy { peer: self.shared.address.clone() },
-                );
+        let waits = header.flags.has(Flags::WAITS);
+        if waits && (version < WAITS_SINCE || self.peer.class == Class::Bulk) {
+            return Err(FrameError::Flags(header.flags.0));
+        }
+        let (place, held_back) = match self.admit(&request, waits) {
+            Ok(admitted) => admitted,
+            Err(error) => {
+                if answered {
+                    push_error(&self.outbox, version, kind, id, &error);
+                }
+                return Ok(());
             }
-            return Ok(());
         };
         let (handler, peer) = (self.handler.clone(), self.peer.clone());
         // Unwind safety: a handler shares its state behind locks of its own; the panic is logged below.
-        let mut answer: Pin<Box<dyn Future<Output = Outcome> + Send>> =
-            Box::pin(AssertUnwindSafe(async move { handler.handle(&peer, request).await }).catch_unwind());
+        let mut answer: Pin<Box<dyn Future<Output = Outcome> + Send>> = Box::pin(
+            AssertUnwindSafe(async move {
+                if !held_back.is_zero() {
+                    sleep(held_back).await;
+                }
+                handler.handle(&peer, request).await
+            })
+            .catch_unwind(),
+        );
         // Should it wait, it is polled again at once, with a waker that is worth something.
         if let Poll::Ready(outcome) = answer.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
             if answered {
-                push_answer(&self.outbox, version, kind, id, survive(outcome, kind));
+                push_answer(&self.outbox, version, kind, id, hold(survive(outcome, kind), place));
             }
             return Ok(());
         }
         if self.peer.class != Class::Bulk {
             let (cancel, cancelled) = AbortHandle::new_pair();
             self.open.insert(id, cancel);
+            self.waits += usize::from(waits);
             self.waiting.push(Box::pin(async move {
                 let outcome = Abortable::new(answer, cancelled).await;
                 drop(place);
-                (id, kind, answered, outcome)
+                (Answered { id, kind, answered, waits }, outcome)
             }));
             return Ok(());
         }
@@ -346,12 +445,11 @@ impl<H: Handler> Callee<H> {
         let mut tasks = self.running.tasks.lock();
         let task = spawn("net-handler", async move {
             let outcome = answer.await;
-            drop(place);
             // Who is no longer in the map was cancelled.
             let Some(this) = running.tasks.lock().remove(&id) else { return };
             this.detach();
             if answered {
-                push_answer(&outbox, version, kind, id, survive(outcome, kind));
+                push_answer(&outbox, version, kind, id, hold(survive(outcome, kind), place));
             }
         });
         tasks.insert(id, task);

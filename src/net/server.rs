@@ -15,14 +15,17 @@ use parking_lot::Mutex;
 
 use crate::runtime::{Instant, Tasks, sleep};
 use crate::types::{ClusterId, NodeAddress, NodeId};
-use crate::wire::frame::{FrameLimit, widest};
-use crate::wire::{Class, Hello, Role, RpcError};
+use crate::wire::frame::{FrameLimit, WAITS_MAX, widest};
+use crate::wire::{Class, Hello, Program, Role, RpcError};
 
+use super::origin::{Origins, Seat};
 use super::stream::Listener;
 use super::{Reply, serve, socket};
 
 /// A client that acknowledges nothing for this long is gone: its locks and leases wait for nobody.
 const SILENCE_TIMEOUT: Duration = Duration::from_secs(10);
+/// Connections that are told at a time that they are one too many: each takes a second and some memory.
+const REFUSED_MAX: usize = 64;
 /// After a failed accept.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
@@ -41,6 +44,10 @@ pub struct PeerInfo {
     pub node: Option<NodeId>,
     /// Its name, for logs.
     pub name: String,
+    /// Which program it is.
+    pub program: Program,
+    /// The protocol version agreed with it: nothing is sent to it that came later.
+    pub version: u16,
 }
 
 /// A request as it arrived. `meta` and `payload` share the buffer they were read into: what is kept for long
@@ -69,15 +76,27 @@ pub trait Handler: Send + Sync + 'static {
         from: &PeerInfo,
         request: Request,
     ) -> impl Future<Output = Result<Reply, RpcError>> + Send;
+
+    /// True for a request that must not wait for a bounded rate: one that keeps something alive.
+    fn is_urgent(&self, _request: &Request) -> bool {
+        false
+    }
 }
 
 /// Bounds of a server.
 #[derive(Clone, Debug)]
 pub struct Limits {
-    /// Connections at a time; more are answered with Busy and closed.
+    /// Connections at a time; more are answered with Busy and closed. No address has more than three quarters of them.
     pub connections_max: usize,
-    /// Requests in flight over all connections; more are answered with Busy.
+    /// Requests that clients of one address may begin in a second, on the average; more of them wait their turn. 0: as many as come.
+    pub rate_max: u32,
+    /// Requests in flight over all connections; more are answered with Busy. The last quarter is for connections that hold few.
     pub in_flight_max: usize,
+    /// Bytes of meta of those; likewise.
+    pub in_flight_bytes_max: usize,
+    /// Requests that wait for something to happen, over all connections; more are answered with Busy, and asked again by who sent
+    /// them. They count nowhere else, so that waiting does not keep anybody from working.
+    pub waits_max: usize,
     /// Requests in flight granted to a connection for consensus or metadata.
     pub credits_small: u32,
     /// Requests in flight granted to a connection for bulk: each may hold a block in memory.
@@ -95,7 +114,11 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             connections_max: 4096,
+            rate_max: 0,
             in_flight_max: 16 << 10,
+            in_flight_bytes_max: usize::MAX,
+            // Of four mounts that wait for as many locks as one may; each takes some KiB.
+            waits_max: 4 * WAITS_MAX as usize,
             credits_small: 1024,
             credits_bulk: 64,
             stall_timeout: Duration::from_secs(10),
@@ -119,9 +142,16 @@ pub(super) struct Shared {
     pub(super) limits: Limits,
     /// How this server calls itself in errors.
     pub(super) address: NodeAddress,
-    /// Requests whose handler runs.
+    /// Requests whose handler runs, but for those that wait; on connections for bulk also those whose reply has not left yet.
     pub(super) in_flight: AtomicUsize,
-    connections: AtomicUsize,
+    /// Their meta, in bytes.
+    pub(super) in_flight_bytes: AtomicUsize,
+    /// Those that wait.
+    pub(super) waits: AtomicUsize,
+    pub(super) connections: AtomicUsize,
+    /// Connections that are only told that they are one too many.
+    pub(super) refused: AtomicUsize,
+    pub(super) origins: Origins,
 }
 
 /// Counts up while it lives.
@@ -167,7 +197,11 @@ impl Server {
             limits,
             address: NodeAddress(local.to_string()),
             in_flight: AtomicUsize::new(0),
+            in_flight_bytes: AtomicUsize::new(0),
+            waits: AtomicUsize::new(0),
             connections: AtomicUsize::new(0),
+            refused: AtomicUsize::new(0),
+            origins: Origins::default(),
         });
         tasks.spawn("net-listener", accept(listener, shared.clone(), Arc::new(handler), tasks.clone()));
         Ok(Self { local, shared })
@@ -223,9 +257,15 @@ async fn accept<H: Handler>(listener: Listener, shared: Arc<Shared>, handler: Ar
             tracing::debug!(%remote, %error, "the connection was gone before it began");
             continue;
         }
-        let place = Counted::below(shared.limits.connections_max, &shared, |s| &s.connections);
+        let Some(seat) = Seat::take(&shared, remote.ip()) else {
+            // Above this many at once they learn it from the end of the connection alone.
+            if let Some(place) = Counted::below(REFUSED_MAX, &shared, |s| &s.refused) {
+                tasks.spawn("net-refusal", serve::refuse(stream, shared.clone(), place));
+            }
+            continue;
+        };
         let connection =
-            serve::connection(stream, remote, shared.clone(), handler.clone(), tasks.stopping(), place);
+            serve::connection(stream, remote, shared.clone(), handler.clone(), tasks.stopping(), seat);
         tasks.spawn("net-connection", connection);
     }
 }

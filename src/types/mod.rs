@@ -13,6 +13,7 @@ mod dump;
 mod error;
 mod extent;
 mod ids;
+mod level;
 mod lock;
 mod name;
 mod params;
@@ -35,11 +36,12 @@ pub use ids::{
     ClusterId, Cookie, Epoch, Fence, GroupId, InodeId, LogIndex, NodeId, ROOT_INODE, RequestId, SessionId,
     Version,
 };
+pub use level::{Level, LevelRange};
 pub use lock::{CancelLock, HeldLock, Lock, LockKind, LockOwner, LockRange, Unlock};
 pub use name::{NAME_LEN_MAX, Name, NameError, SYMLINK_LEN_MAX, XATTR_NAME_LEN_MAX, XATTR_VALUE_LEN_MAX};
 pub use params::{
     CloneRange, FallocateMode, Link, MakeNode, MakeUnnamed, NodeReport, NodeSpec, OpenSession, Publish,
-    RangeChange, RemoveXattr, Rename, RenameMode, SetAttrs, SetXattr, Unlink, XattrMode,
+    RangeChange, RemoveXattr, Rename, RenameMode, SetAttrs, SetLabel, SetXattr, Unlink, XattrMode,
 };
 pub use tally::{StateHash, Tally};
 pub use time::Timestamp;

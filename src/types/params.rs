@@ -217,6 +217,18 @@ pub struct OpenSession {
     pub label: String,
 }
 
+/// Call the cluster by a name, for people.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SetLabel {
+    /// The name, at most [`SetLabel::LEN_MAX`] bytes without control characters; empty: none any more.
+    pub label: String,
+}
+
+impl SetLabel {
+    /// Longest label, in bytes: a word or two in front of every status page.
+    pub const LEN_MAX: usize = 64;
+}
+
 /// A data server as it introduces itself.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NodeSpec {

@@ -3,9 +3,9 @@
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Attr, BlockId, CancelLock, CloneRange, ClusterMap, Extent, FsError, HeldLock, InodeId, Link, Lock,
+    Attr, BlockId, CancelLock, CloneRange, ClusterMap, Extent, FsError, HeldLock, InodeId, Level, Link, Lock,
     MakeNode, MakeUnnamed, NodeId, OpenSession, Publish, RangeChange, RemoveXattr, Rename, RequestId,
-    SessionId, SetAttrs, SetXattr, Unlink, Unlock,
+    SessionId, SetAttrs, SetLabel, SetXattr, Unlink, Unlock,
 };
 
 /// A change that a client asks for. New variants go to the end: the position is the encoding.
@@ -43,6 +43,34 @@ pub enum Update {
     MakeUnnamed(MakeUnnamed),
     /// FICLONERANGE, copy_file_range
     Clone(CloneRange),
+    /// Call the cluster by a name.
+    SetLabel(SetLabel),
+}
+
+impl Update {
+    /// The level that a program must know to apply it. A new variant belongs to the newest one.
+    #[must_use]
+    pub const fn level(&self) -> Level {
+        match self {
+            Self::Make(_)
+            | Self::SetAttrs(_)
+            | Self::Link(_)
+            | Self::Unlink(_)
+            | Self::Rename(_)
+            | Self::SetXattr(_)
+            | Self::RemoveXattr(_)
+            | Self::Publish(_)
+            | Self::Range(_)
+            | Self::OpenSession(_)
+            | Self::CloseSession
+            | Self::Lock(_)
+            | Self::Unlock(_)
+            | Self::CancelLock(_)
+            | Self::MakeUnnamed(_)
+            | Self::Clone(_) => Level(1),
+            Self::SetLabel(_) => Level(2),
+        }
+    }
 }
 
 /// Answer to an [`Update`] that took effect. New variants go to the end.

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use crate::types::{BlockId, ClusterId, NodeAddress, NodeId, RetryClass, codec};
+use crate::types::{BlockId, ClusterId, Level, NodeAddress, NodeId, RetryClass, codec};
 
 use super::VersionRange;
 
@@ -150,6 +150,24 @@ pub enum RpcError {
     /// No directory of this data server has room.
     #[error("no space left on this data server: write to another group; add space or a data server")]
     NoSpace,
+    /// The cluster works at a format level below the one that the request needs.
+    #[error("the cluster works at format level {active}, and this needs level {needed}: {reason}")]
+    LevelTooLow {
+        /// The level it works at.
+        active: Level,
+        /// The level needed.
+        needed: Level,
+        /// Why it is not higher, and the way out.
+        reason: String,
+    },
+    /// More than a server does for one caller, or keeps at all.
+    #[error("{peer} does no more of this now ({reason}): ask less often, or again later")]
+    TooMany {
+        /// Who refuses.
+        peer: NodeAddress,
+        /// Of what there is too much.
+        reason: String,
+    },
     /// An error of a newer version than ours.
     #[error("error {code}: {text}")]
     Other {
@@ -180,9 +198,11 @@ impl RpcError {
             Self::Stopping => 2009,
             Self::WrongNode { .. } => 2010,
             Self::Internal { .. } => 2011,
+            Self::TooMany { .. } => 2012,
             Self::NoLeader => 3001,
             Self::NotReady { .. } => 3002,
             Self::LeaderLost => 3003,
+            Self::LevelTooLow { .. } => 3004,
             Self::StoreFailed { .. } => 4001,
             Self::BlockNotFound { .. } => 4002,
             Self::BlockCorrupt { .. } => 4003,
@@ -191,12 +211,18 @@ impl RpcError {
         }
     }
 
+    /// It is no fault of the server, which has enough to do: no reason to avoid it.
+    #[must_use]
+    pub const fn is_busy(&self) -> bool {
+        matches!(self, Self::Busy { .. } | Self::TooMany { .. })
+    }
+
     /// Where to try again.
     #[must_use]
     pub const fn retry(&self) -> RetryClass {
         match self {
-            Self::WrongCluster { .. } | Self::Refused { .. } => RetryClass::Never,
-            Self::Busy { .. } | Self::BadFrame { .. } => RetryClass::SameNode,
+            Self::WrongCluster { .. } | Self::Refused { .. } | Self::LevelTooLow { .. } => RetryClass::Never,
+            Self::Busy { .. } | Self::BadFrame { .. } | Self::TooMany { .. } => RetryClass::SameNode,
             Self::WrongNode { .. } | Self::NoSpace => RetryClass::RefreshMap,
             Self::Other { retry, .. } => *retry,
             Self::Unreachable { .. }
@@ -235,7 +261,9 @@ impl RpcError {
             | Self::NotReady { .. }
             | Self::BlockNotFound { .. }
             | Self::BlockCorrupt { .. }
-            | Self::NoSpace => Applied::No,
+            | Self::NoSpace
+            | Self::LevelTooLow { .. }
+            | Self::TooMany { .. } => Applied::No,
         }
     }
 }
@@ -297,10 +325,10 @@ impl<'de> Deserialize<'de> for RpcError {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
 
-    fn one_of_each() -> Vec<RpcError> {
+    pub(crate) fn one_of_each() -> Vec<RpcError> {
         let peer = NodeAddress("meta-1:7000".into());
         let reason = String::from("because");
         let block = BlockId { session: crate::types::SessionId(4), index: 2 };
@@ -328,6 +356,8 @@ mod tests {
             RpcError::BlockNotFound { block },
             RpcError::BlockCorrupt { block },
             RpcError::NoSpace,
+            RpcError::LevelTooLow { active: Level(1), needed: Level(2), reason: "because".into() },
+            RpcError::TooMany { peer: NodeAddress("meta-1:7000".into()), reason: "because".into() },
             RpcError::Other {
                 code: 4999,
                 text: "new".into(),

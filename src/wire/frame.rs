@@ -29,6 +29,9 @@ pub const META_LEN_MAX: u32 = codec::ENCODED_LEN_MAX as u32;
 const _: () = assert!(META_LEN_MAX as u64 == codec::ENCODED_LEN_MAX);
 /// Largest payload, in bytes: a block and room for what may travel in front of it.
 pub const PAYLOAD_LEN_MAX: u32 = crate::types::BLOCK_LEN_MAX + (64 << 10);
+/// Requests with [`Flags::WAITS`] on one connection at a time. A mount whose programs wait for more locks than this asks for the rest
+/// again and again instead.
+pub const WAITS_MAX: u32 = 4096;
 /// Kind of the first frame each way. Kinds of messages start at 0x100.
 pub const KIND_HELLO: u16 = 1;
 
@@ -47,8 +50,10 @@ impl Flags {
     pub const CANCEL: Self = Self(4);
     /// A request that is not answered.
     pub const ONE_WAY: Self = Self(8);
+    /// A request that waits for something to happen (since protocol version 2): it takes no credit, and is bounded apart.
+    pub const WAITS: Self = Self(16);
 
-    const KNOWN: u16 = 1 | 2 | 4 | 8;
+    const KNOWN: u16 = 1 | 2 | 4 | 8 | 16;
 
     /// True if all flags of `other` are set.
     #[must_use]
@@ -481,7 +486,7 @@ mod tests {
         assert!(decode(edge, |_| (u32::MAX, u32::MAX)).is_ok());
         assert!(matches!(decode(header, |_| (3, 7)), Err(FrameError::MetaTooLong { .. })));
         assert!(matches!(decode(header, |_| (4, 6)), Err(FrameError::PayloadTooLong { .. })));
-        assert!(matches!(decode(Header { flags: Flags(16), ..header }, widest), Err(FrameError::Flags(16))));
+        assert!(matches!(decode(Header { flags: Flags(32), ..header }, widest), Err(FrameError::Flags(32))));
         assert!(matches!(
             decode(Header { flags: Flags::ERROR, ..header }, widest),
             Err(FrameError::Flags(2))

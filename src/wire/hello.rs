@@ -9,21 +9,27 @@
 //!    | role | class | first | last | flags | credits | name len | 0  | node id | cluster | name ...
 //!    | u8   | u8    | u16   | u16  | u16   | u32     | u16      |    | u64     | u128    | UTF-8
 //!
+//!    behind the name:  | first level | last level | version len | version of the program ...
+//!                      | u16         | u16        | u8          | UTF-8
+//!
 //!    flags: 1 a cluster is given, 2 a node id is given     first, last: protocol versions
 //! ```
 //!
-//! Bytes behind the name are ignored: a newer version may append.
+//! Who says nothing behind the name is a program from before format levels. Bytes behind what is drawn here are ignored: a
+//! newer version may append.
 
 use std::fmt;
 
 use bytes::Buf;
 
-use crate::types::{ClusterId, NodeId};
+use crate::types::{ClusterId, Level, LevelRange, NodeId};
 
-use super::RpcError;
+use super::{PROGRAM_VERSION_LEN_MAX, Program, RpcError};
 
-/// The protocol version this build speaks.
-pub const PROTOCOL_VERSION: u16 = 1;
+/// The newest protocol version this build speaks.
+pub const PROTOCOL_VERSION: u16 = 2;
+/// The oldest: with a peer that agreed on it, nothing is sent that came later.
+pub const PROTOCOL_VERSION_FIRST: u16 = 1;
 /// Longest name in a hello, in bytes.
 pub const HELLO_NAME_LEN_MAX: usize = 128;
 
@@ -102,7 +108,7 @@ pub struct VersionRange {
 
 impl VersionRange {
     /// What this build speaks.
-    pub const OURS: Self = Self { first: PROTOCOL_VERSION, last: PROTOCOL_VERSION };
+    pub const OURS: Self = Self { first: PROTOCOL_VERSION_FIRST, last: PROTOCOL_VERSION };
 
     /// The newest version both understand.
     #[must_use]
@@ -135,13 +141,16 @@ pub struct Hello {
     pub node: Option<NodeId>,
     /// Name for people and logs, cut to [`HELLO_NAME_LEN_MAX`] bytes on the wire.
     pub name: String,
+    /// Which program it is.
+    pub program: Program,
 }
 
 impl Hello {
     /// A hello of this build, of no cluster and no node yet.
     #[must_use]
     pub fn new(role: Role, name: impl Into<String>) -> Self {
-        Self { role, versions: VersionRange::OURS, cluster: None, node: None, name: name.into() }
+        let (versions, program) = (VersionRange::OURS, Program::this());
+        Self { role, versions, cluster: None, node: None, name: name.into(), program }
     }
 
     /// Judges a caller: the protocol version both will speak.
@@ -182,7 +191,7 @@ impl Greeting {
     /// Its bytes: the meta of a hello frame.
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {
-        let Hello { role, versions, cluster, node, name } = &self.hello;
+        let Hello { role, versions, cluster, node, name, program: Program { version, levels } } = &self.hello;
         let name = &name.as_bytes()[..name.floor_char_boundary(HELLO_NAME_LEN_MAX)];
         let name_len = u16::try_from(name.len()).unwrap_or_default();
         let flags =
@@ -197,6 +206,11 @@ impl Greeting {
         out.extend_from_slice(&node.unwrap_or_default().0.to_le_bytes());
         out.extend_from_slice(&cluster.unwrap_or_default().0.to_le_bytes());
         out.extend_from_slice(name);
+        out.extend_from_slice(&levels.first.0.to_le_bytes());
+        out.extend_from_slice(&levels.last.0.to_le_bytes());
+        let version = &version.as_bytes()[..version.floor_char_boundary(PROGRAM_VERSION_LEN_MAX)];
+        out.push(u8::try_from(version.len()).unwrap_or_default());
+        out.extend_from_slice(version);
         out
     }
 
@@ -220,10 +234,30 @@ impl Greeting {
             return Err("a hello whose name is longer than 128 bytes");
         }
         let name = std::str::from_utf8(name).map_err(|_| "a hello whose name is not UTF-8")?.to_owned();
+        let program = program(&rest[name_len..])?;
         let cluster = (flags & HAS_CLUSTER != 0).then_some(cluster);
         let node = (flags & HAS_NODE != 0).then_some(node);
-        Ok(Self { hello: Hello { role, versions, cluster, node, name }, class, credits })
+        Ok(Self { hello: Hello { role, versions, cluster, node, name, program }, class, credits })
     }
+}
+
+/// What stands behind the name.
+fn program(mut bytes: &[u8]) -> Result<Program, &'static str> {
+    const SHORT: &str = "a hello that ends within the version of its program";
+    if bytes.is_empty() {
+        return Ok(Program::default());
+    }
+    if bytes.len() < 5 {
+        return Err(SHORT);
+    }
+    let levels = LevelRange { first: Level(bytes.get_u16_le()), last: Level(bytes.get_u16_le()) };
+    let len = usize::from(bytes.get_u8());
+    if len > PROGRAM_VERSION_LEN_MAX {
+        return Err("a hello whose program has a version longer than 64 bytes");
+    }
+    let version = bytes.get(..len).ok_or(SHORT)?;
+    let version = std::str::from_utf8(version).map_err(|_| "a hello whose program's version is not UTF-8")?;
+    Ok(Program { version: version.to_owned(), levels })
 }
 
 #[cfg(test)]
@@ -236,6 +270,10 @@ mod tests {
         let hello = Hello {
             cluster: Some(ClusterId(0xabcd)),
             node: Some(NodeId(3)),
+            program: Program {
+                version: "1.2".into(),
+                levels: LevelRange { first: Level(1), last: Level(3) },
+            },
             ..Hello::new(Role::Data, "data-3")
         };
         Greeting { hello, class: Class::Bulk, credits: 64 }
@@ -248,7 +286,7 @@ mod tests {
             "03",
             "03",
             "0100",
-            "0100",
+            "0200",
             "0300",
             "40000000",
             "0600",
@@ -256,6 +294,9 @@ mod tests {
             "0300000000000000",
             "cdab0000000000000000000000000000",
             "646174612d33",
+            "01000300",
+            "03",
+            "312e32",
         );
         assert_eq!(hex, expected);
     }
@@ -267,6 +308,12 @@ mod tests {
         assert_eq!(Greeting::decode(&bytes), Ok(sample()));
         let nobody = Greeting { hello: Hello::new(Role::Client, ""), class: Class::Metadata, credits: 0 };
         assert_eq!(Greeting::decode(&nobody.encode()), Ok(nobody));
+        let old = 40 + sample().hello.name.len();
+        let told = Greeting::decode(&sample().encode()[..old]).unwrap();
+        assert_eq!(told.hello.program, Program::default(), "it is from before levels");
+        for cut in 1..=7 {
+            assert!(Greeting::decode(&sample().encode()[..old + cut]).is_err(), "{cut} bytes of it");
+        }
     }
 
     #[test]
@@ -283,14 +330,15 @@ mod tests {
             versions: VersionRange { first, last },
             ..Hello::new(Role::Client, "c")
         };
-        assert_eq!(server.admit(&of(server.cluster, 1, 1)), Ok(1));
-        assert_eq!(server.admit(&of(None, 0, 7)), Ok(1));
+        assert_eq!(server.admit(&of(server.cluster, 1, 1)), Ok(1), "the older of two is spoken");
+        assert_eq!(server.admit(&of(server.cluster, 1, 2)), Ok(2));
+        assert_eq!(server.admit(&of(None, 0, 7)), Ok(2));
         assert_eq!(Hello::new(Role::Meta, "new").admit(&of(Some(ClusterId(5)), 1, 1)), Ok(1));
         assert_eq!(
             server.admit(&of(Some(ClusterId(5)), 1, 1)),
             Err(RpcError::WrongCluster { caller: ClusterId(5), server: ClusterId(0xabcd) })
         );
-        for (first, last) in [(0, 0), (2, 9), (1, 0)] {
+        for (first, last) in [(0, 0), (3, 9), (1, 0)] {
             assert!(matches!(server.admit(&of(None, first, last)), Err(RpcError::WrongVersion { .. })));
         }
     }

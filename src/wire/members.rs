@@ -5,7 +5,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::types::{ClusterId, NodeAddress, NodeId};
+use crate::types::{ClusterId, Level, NodeAddress, NodeId};
 
 /// Most members, voters and learners together. Seven voters survive three failures; every voter more slows down each commit.
 pub const MEMBERS_MAX: usize = 7;
@@ -46,6 +46,8 @@ pub enum MembersRequest {
         /// To whom; none: to the voter that has most of the log.
         to: Option<NodeId>,
     },
+    /// The cluster works from now on at the newest format level that all members know. There is no way back.
+    RaiseLevel,
 }
 
 /// What came of a request.
@@ -230,6 +232,29 @@ pub enum Refusal {
     /// The same server twice.
     #[error("a server cannot take its own place: give the new server an id of its own")]
     SameNode,
+    /// Programs that do not know a newer level keep the cluster where it is.
+    #[error(
+        "the cluster stays at format level {active}, because {}: install a newer program there, start it, and send the command again",
+        older.join("; ")
+    )]
+    OlderPrograms {
+        /// The level it works at.
+        active: Level,
+        /// Who they are, and what each runs.
+        older: Vec<String>,
+    },
+    /// A new server whose program does not know the level of the cluster.
+    #[error(
+        "metadata server {node} runs {program}, and the cluster works at format level {active}: install the program of the other servers there, and start it again"
+    )]
+    WrongProgram {
+        /// Which.
+        node: NodeId,
+        /// What it runs.
+        program: String,
+        /// The level of the cluster.
+        active: Level,
+    },
 }
 
 fn list(nodes: &[NodeId]) -> String {

@@ -10,7 +10,13 @@ mod hello;
 pub mod members;
 pub mod message;
 pub mod metric;
+mod program;
 pub mod status;
 
+#[cfg(test)]
+pub(crate) use error::tests::one_of_each as error_samples;
 pub use error::{Applied, RpcError};
-pub use hello::{Class, Greeting, HELLO_NAME_LEN_MAX, Hello, PROTOCOL_VERSION, Role, VersionRange};
+pub use hello::{
+    Class, Greeting, HELLO_NAME_LEN_MAX, Hello, PROTOCOL_VERSION, PROTOCOL_VERSION_FIRST, Role, VersionRange,
+};
+pub use program::{PROGRAM_VERSION_LEN_MAX, Program};

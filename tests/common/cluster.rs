@@ -175,13 +175,23 @@ impl Cluster {
 
     /// The same, at a place.
     pub fn start_stranger_at(&mut self, id: u64, place: Place) -> usize {
+        let index = self.prepare_stranger_at(id, place);
+        self.nodes[index].start();
+        index
+    }
+
+    /// As [`Cluster::start_stranger`], and does not start it yet.
+    pub fn prepare_stranger(&mut self, id: u64) -> usize {
+        self.prepare_stranger_at(id, Place::default())
+    }
+
+    fn prepare_stranger_at(&mut self, id: u64, place: Place) -> usize {
         let ports = free_ports(2);
         let root = self.root.as_ref().unwrap().path();
         let name = format!("meta-{id}");
-        let mut node = Node::new(root, ServerRole::Meta, id, name, (ports[0], ports[1]), place);
+        let node = Node::new(root, ServerRole::Meta, id, name, (ports[0], ports[1]), place);
         self.strangers.insert(id);
         std::fs::write(&node.config, self.config_of(&node)).unwrap();
-        node.start();
         self.nodes.insert(self.meta_count, node);
         self.meta_count += 1;
         self.meta_count - 1

@@ -77,6 +77,8 @@ pub struct Node {
     pub log: PathBuf,
     /// Where it runs.
     pub place: Place,
+    /// Which program it says it is (`POHMELFS_PRETEND`); none: the one under test.
+    pub pretend: Option<String>,
     child: Option<Child>,
     paused: bool,
 }
@@ -101,6 +103,7 @@ impl Node {
             log: root.join(format!("{name}.log")),
             name,
             place,
+            pretend: None,
             child: None,
             paused: false,
         }
@@ -115,7 +118,9 @@ impl Node {
     pub fn start(&mut self) {
         assert!(self.child.is_none(), "{} runs already", self.name);
         let log = OpenOptions::new().create(true).append(true).open(&self.log).unwrap();
+        let pretend = self.pretend.as_ref().map(|program| ("POHMELFS_PRETEND", program));
         let child = program_at(&self.place)
+            .envs(pretend)
             .arg(self.role.to_string())
             .arg("--config")
             .arg(&self.config)

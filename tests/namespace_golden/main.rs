@@ -455,7 +455,9 @@ fn replay(text: &str) -> String {
 #[test]
 fn golden_scripts_answer_as_written() {
     let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden");
+    // Beside the scripts lies a folder with the bytes of what is stored and sent.
     let mut paths: Vec<_> = std::fs::read_dir(folder).unwrap().map(|e| e.unwrap().path()).collect();
+    paths.retain(|path| path.is_file());
     paths.sort();
     assert!(paths.len() >= 25, "some scripts are missing");
     let mut wrong = Vec::new();

@@ -286,4 +286,20 @@ mod tests {
         let used: std::collections::BTreeSet<usize> = (0..2000).map(|session| at(session, 0)).collect();
         assert!(used.len() > 240, "{} of 256 folders used", used.len());
     }
+
+    #[test]
+    fn golden_blocks() {
+        let mut samples = Vec::new();
+        for (name, len) in [("one sector", 5), ("two sectors", 70_000)] {
+            let head = block(&vec![3; len]);
+            let bytes = head.encode();
+            assert_eq!(Head::decode(&bytes, &head.block), Ok(head.clone()));
+            samples.push((format!("head of a block of {name}"), bytes.to_vec()));
+            let name_of = block_name(&head.block);
+            assert_eq!(parse_name(&name_of), Some(head.block));
+            let path = format!("{BLOCKS}/{}/{name_of}", fanout_name(fanout(head.block.id)));
+            samples.push((format!("path of a block of {name}"), path.into_bytes()));
+        }
+        crate::golden::check("block", samples);
+    }
 }

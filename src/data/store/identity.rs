@@ -200,4 +200,26 @@ mod tests {
             disk.flip(&dir.join(FILE), at, 0x10);
         }
     }
+
+    #[test]
+    fn golden_identity() {
+        let member = |directory, path: &str| Member { directory, path: path.into() };
+        let record = Record {
+            cluster: Some(ClusterId(0x0102)),
+            node: NodeId(101),
+            directory: 1 << 100,
+            members: vec![member(1 << 100, "/a"), member(7, "/b")],
+            formerly: Vec::new(),
+        };
+        let moved = record.moved(ClusterId(0x0103));
+        let none = Record { cluster: None, members: Vec::new(), ..record.clone() };
+        let samples = [("of a cluster", record), ("of no cluster yet", none), ("that moved", moved)].map(
+            |(name, record)| {
+                let bytes = record.encode().unwrap();
+                assert_eq!(decode(&bytes).unwrap(), record);
+                (name.to_owned(), bytes)
+            },
+        );
+        crate::golden::check("identity_data", samples.to_vec());
+    }
 }

@@ -10,6 +10,7 @@ mod orphans;
 mod reclaim;
 mod sessions;
 
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -47,6 +48,8 @@ impl Default for NodeTimes {
 pub struct Leader {
     tables: Mutex<Tables>,
     times: NodeTimes,
+    /// Sessions at the latest look, and those asked for since.
+    session_count: AtomicUsize,
 }
 
 struct Tables {
@@ -66,7 +69,16 @@ impl Leader {
             nodes: NodeTable::begin(now),
             reclaim: ReclaimTable::default(),
         };
-        Self { tables: Mutex::new(tables), times }
+        Self { tables: Mutex::new(tables), times, session_count: AtomicUsize::new(0) }
+    }
+
+    /// Counts one more session, unless there are `max`. What was refused elsewhere is counted until the next look.
+    pub fn one_more_session(&self, max: usize) -> bool {
+        if self.session_count.fetch_add(1, Ordering::Relaxed) < max {
+            return true;
+        }
+        self.session_count.fetch_sub(1, Ordering::Relaxed);
+        false
     }
 
     /// A session is alive and answers about orphans; gives the orphans to ask it about next.
@@ -102,6 +114,7 @@ impl Leader {
         let mut tables = self.tables.lock();
 
         let sessions = namespace::sessions(view)?;
+        self.session_count.store(sessions.len(), Ordering::Relaxed);
         let expired = tables.sessions.expired(&sessions, now);
         for session in &expired {
             tables.orphans.session_ended(*session);

@@ -143,7 +143,9 @@ pub(super) fn pack<T: Serialize>(message: &T) -> Result<Vec<u8>, RpcError> {
 pub(super) fn unpack<T: DeserializeOwned>(meta: &[u8]) -> Result<T, RpcError> {
     match meta.split_first() {
         Some((&VERSION, message)) => codec::decode(message).map_err(refused),
-        Some((version, _)) => Err(refused(format!("consensus message of version {version}"))),
+        Some((version, _)) => Err(refused(format!(
+            "a consensus message of version {version}, and this program knows {VERSION}: upgrade the older metadata server"
+        ))),
         None => Err(refused("empty consensus message")),
     }
 }
@@ -266,5 +268,85 @@ mod tests {
                 drop(unpack_append(&bad, &payload));
             }
         }
+    }
+
+    /// Every message between metadata servers about consensus, in the words that openraft has for them.
+    #[test]
+    fn golden_consensus() {
+        use crate::golden::{Sample, check};
+        use openraft::raft::{
+            AppendEntriesResponse, SnapshotResponse, TransferLeaderRequest, VoteRequest, VoteResponse,
+        };
+
+        let id = |term, index| LogId::new_term_index(term, index);
+        let (vote, prev) = (Vote::new_committed(3, 1), Some(id(2, 6)));
+        let mut all: Vec<Sample> = Vec::new();
+        let (meta, payload) = pack_append(request()).unwrap();
+        all.push(("APPEND".into(), meta));
+        all.push(("APPEND, payload".into(), payload.to_vec()));
+        let (meta, _) = pack_append(AppendEntriesRequest { entries: Vec::new(), ..request() }).unwrap();
+        all.push(("HEARTBEAT".into(), meta));
+        let nodes = BTreeMap::from([
+            (1, openraft::BasicNode::new("meta-1:1")),
+            (4, openraft::BasicNode::new("meta-4:1")),
+        ]);
+        let voters = vec![BTreeSet::from([1]), BTreeSet::from([1, 4])];
+        let membership = crate::meta::raft::types::Membership::new(voters.clone(), nodes).unwrap();
+        let stored = crate::meta::raft::types::StoredMembership::new(prev, membership.clone());
+        let entry = RaftEntryOf::new(id(3, 7), EntryPayload::Membership(membership));
+        let (meta, payload) =
+            pack_append(AppendEntriesRequest { entries: vec![entry], ..request() }).unwrap();
+        all.push(("APPEND of a membership".into(), meta.clone()));
+        all.push(("APPEND of a membership, payload".into(), payload.to_vec()));
+        let (again, _) = pack_append(unpack_append(&meta, &payload).unwrap()).unwrap();
+        assert_eq!(again, meta);
+
+        fn frozen<T: Serialize + DeserializeOwned>(all: &mut Vec<Sample>, name: &str, message: &T) {
+            let bytes = pack(message).unwrap();
+            assert_eq!(pack(&unpack::<T>(&bytes).unwrap()).unwrap(), bytes, "{name}");
+            all.push((name.to_owned(), bytes));
+        }
+        let all_ref = &mut all;
+        type Append = AppendEntriesResponse<TypeConfig>;
+        frozen(all_ref, "APPEND, done", &Append::Success);
+        frozen(all_ref, "APPEND, done in part", &Append::PartialSuccess(prev));
+        frozen(all_ref, "APPEND, conflict", &Append::Conflict);
+        frozen(all_ref, "APPEND, outvoted", &Append::HigherVote(vote));
+        let ask = VoteRequest::<TypeConfig>::new(Vote::new(4, 2), prev);
+        frozen(all_ref, "VOTE and PRE_VOTE", &ask);
+        frozen(all_ref, "VOTE, answer", &VoteResponse::<TypeConfig>::new(Vote::new(4, 2), prev, true));
+        frozen(all_ref, "TRANSFER", &TransferLeaderRequest::<TypeConfig>::new(vote, 2, prev));
+        type Transferred = openraft::raft::TransferLeaderResponse<TypeConfig>;
+        frozen(all_ref, "TRANSFER, answer", &Transferred::Ok(()));
+        let probed = Probed { node: 3, term: 7, has_seen_leader: true, leads: false, last: prev };
+        frozen(all_ref, "PROBE and ROSTER", &());
+        frozen(all_ref, "PROBE, answer", &probed);
+        let roster = Roster {
+            probed,
+            confirmed: true,
+            at: prev,
+            voters,
+            addresses: BTreeMap::from([(1, "meta-1:1".into()), (4, "meta-4:1".into())]),
+            removed: BTreeSet::from([9]),
+        };
+        frozen(all_ref, "ROSTER, answer", &roster);
+        let name = || "00000000000000000007-0102".to_owned();
+        frozen(all_ref, "SNAPSHOT_BEGIN", &SnapshotBegin { vote, id: name(), len: 70_000 });
+        frozen(all_ref, "SNAPSHOT_BEGIN and SNAPSHOT_PART, answer", &SnapshotTurn::From(300));
+        frozen(all_ref, "SNAPSHOT_BEGIN, outvoted", &SnapshotTurn::Outvoted(vote));
+        frozen(all_ref, "SNAPSHOT_PART", &SnapshotPart { id: name(), offset: 1 << 20, crc: 0xdead_beef });
+        let meta = SnapshotMeta { last_log_id: prev, last_membership: stored };
+        frozen(all_ref, "SNAPSHOT_END", &SnapshotEnd { vote, id: name(), meta });
+        frozen(all_ref, "SNAPSHOT_END, answer", &SnapshotResponse::<TypeConfig>::new(vote));
+        check("consensus", all);
+    }
+
+    /// A peer of another program is told which message it was, and what to do.
+    #[test]
+    fn a_message_of_another_version_is_refused_with_the_way_out() {
+        let mut meta = pack(&()).unwrap();
+        meta[0] = VERSION + 1;
+        let told = unpack::<()>(&meta).unwrap_err().to_string();
+        assert!(told.contains("version 2") && told.contains("upgrade"), "{told}");
     }
 }

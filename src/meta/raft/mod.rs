@@ -429,6 +429,14 @@ impl Consensus {
         self.shared.network.set_cluster(cluster);
     }
 
+    /// From now on the log is written with room ahead, as programs before [`crate::types::Level::PACKED`] cannot read it.
+    ///
+    /// # Errors
+    /// The log has failed or is closed.
+    pub fn room_ahead(&self) -> std::io::Result<()> {
+        self.shared.log.room_ahead()
+    }
+
     /// Stops; returns when the log is closed. Proposals under way fail with [`ConsensusError::Stopped`].
     pub async fn shutdown(&self) {
         if let Some(raft) = self.shared.raft.get()

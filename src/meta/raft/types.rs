@@ -270,4 +270,17 @@ mod tests {
         assert_eq!(read_position(&old).unwrap(), (last, membership));
         assert!(read_position(&Position { index: LogIndex(3), ..position }).is_err());
     }
+
+    #[test]
+    fn golden_position() {
+        let mut writer = PositionWriter::new(&Position::default(), MembersCell::default()).unwrap();
+        writer.step(&entry(5, &[&[1, 2, 3]], &[1, 2, 3])).unwrap();
+        let position = writer.step(&entry(6, &[&[1, 2]], &[1, 2])).unwrap();
+        let record = read_record(&position).unwrap();
+        let PositionRecord { last, membership, removed, .. } = record;
+        assert_eq!(removed, [3].into());
+        let first = codec::encode(&PositionRecord1 { version: 1, last, membership }).unwrap();
+        let samples = vec![("version 2".into(), position.raft.to_vec()), ("version 1".into(), first)];
+        crate::golden::check("position", samples);
+    }
 }

@@ -16,7 +16,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use parking_lot::{Condvar, Mutex, RwLock};
 
-use super::super::{Position, SnapshotFile, StoreError};
+use super::super::{Position, SnapshotFile, StoreError, levels};
 use super::StateConfig;
 use super::cut::{Cut, Disk};
 use super::engines::Engine;
@@ -165,10 +165,10 @@ impl Core {
     }
 
     /// Builds a snapshot of what is applied now, or of a little more.
-    pub(super) fn build_snapshot(&self) -> Result<SnapshotFile, StoreError> {
+    pub(super) fn build_snapshot(&self, packing: Packing) -> Result<SnapshotFile, StoreError> {
         let _work = self.snapshot_work.lock();
         self.copy(
-            Packing::Lz4,
+            packing,
             |stamp| self.snapshots.building_path(&Snapshots::id(stamp)),
             |out, stamp, path| {
                 out.finish()?;
@@ -262,7 +262,13 @@ impl Core {
         let _work = self.snapshot_work.lock();
         self.usable()?;
         let disk = &*self.config.disk;
-        let stamp = verify(disk, received).map_err(|fault| fault.into_error("verifying", received))?;
+        let (stamp, level) =
+            verify(disk, received).map_err(|fault| fault.into_error("verifying", received))?;
+        let known = self.config.levels;
+        if !known.has(level) {
+            let doing = format!("installing snapshot {}", received.display());
+            return Err(StoreError::new(doing, levels::unknown(level, known)));
+        }
         disk.open(received)
             .and_then(|file| file.sync())
             .map_err(|e| StoreError::new(format!("syncing {}", received.display()), e))?;

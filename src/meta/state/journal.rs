@@ -170,6 +170,15 @@ fn encode(changes: &Changes, stamp: Option<&Stamp>) -> Result<Vec<u8>, Box<dyn s
     Ok(out)
 }
 
+/// A batch of two changes that leads to `stamp`: for its frozen bytes.
+#[cfg(test)]
+pub(super) fn golden_batch(stamp: &Stamp) -> Vec<u8> {
+    let changes = vec![(Key::from("a"), Some(Bytes::from_static(b"one"))), (Key::from("b"), None)];
+    let bytes = encode(&changes, Some(stamp)).unwrap();
+    assert_eq!(batch(&bytes), Some((bytes.len(), Some(stamp.clone()), changes)));
+    bytes
+}
+
 /// The batch at the start of `bytes` and its length; none if it is not whole.
 fn batch(bytes: &[u8]) -> Option<(usize, Option<Stamp>, Changes)> {
     let mut rest = bytes;

@@ -39,12 +39,13 @@ use self::core::Core;
 pub use self::frozen::Frozen;
 use self::manifest::DirLock;
 use self::memory::ReadView;
+use self::packing::Packing;
 use self::snapshots::Snapshots;
-use super::{Entry, Machine, Position, SnapshotFile, StateHash, StoreError};
+use super::{Entry, Machine, Position, SnapshotFile, StateHash, StoreError, levels};
 use crate::namespace::{self, ChangeSet, Command, Memo, Reply, Txn, View, ViewError};
 use crate::runtime::disk::{Disk, RealDisk};
 use crate::runtime::{self, Task};
-use crate::types::{LogIndex, codec};
+use crate::types::{Level, LevelRange, LogIndex, codec};
 
 /// Where the state lives and how much memory it may take.
 #[derive(Clone, Debug)]
@@ -60,6 +61,9 @@ pub struct StateConfig {
     pub overlay_bytes_max: u64,
     /// Bound of sled's own page cache, in bytes (sled takes more than this: benches/view.rs).
     pub sled_cache_bytes: u64,
+    /// Format levels that this program knows. A state of another one is neither opened nor received, and no command of another one
+    /// applied.
+    pub levels: LevelRange,
     /// Identity of this boot of the machine; none: ask the disk. A view that was open in another boot is rebuilt.
     pub boot_id: Option<String>,
 }
@@ -73,6 +77,7 @@ impl StateConfig {
             cache_bytes: 256 << 20,
             overlay_bytes_max: 512 << 20,
             sled_cache_bytes: 256 << 20,
+            levels: LevelRange::OURS,
             boot_id: None,
         }
     }
@@ -180,7 +185,15 @@ impl State {
                 Writer::Thread(thread.map_err(|e| StoreError::new("starting the writer of the view", e))?)
             }
         };
-        Ok(Self { owner: Arc::new(Owner { core, writer: Mutex::new(Some(writer)) }) })
+        let state = Self { owner: Arc::new(Owner { core, writer: Mutex::new(Some(writer)) }) };
+        let (levels, dir) = (state.core().config.levels, &state.core().config.dir);
+        let of_state = || format!("the state in {}", dir.display());
+        match state.read(namespace::level) {
+            Ok((level, _)) if levels.has(level) => {}
+            Ok((level, _)) => return Err(StoreError::new(of_state(), levels::unknown(level, levels))),
+            Err(e) => return Err(StoreError::new(of_state(), e)),
+        }
+        Ok(state)
     }
 
     fn core(&self) -> &Core {
@@ -275,6 +288,17 @@ impl State {
     }
 }
 
+/// The commands of an entry, all of which a program that knows `levels` can apply.
+fn commands(bytes: &[u8], levels: LevelRange) -> Result<Vec<Command>, String> {
+    // A command that is not known at all is most likely one of a later program too.
+    let commands: Vec<Command> = codec::decode(bytes)
+        .map_err(|e| format!("{e}: if a later program wrote it, start that one again on this server"))?;
+    match commands.iter().map(|command| command.op.level()).find(|level| *level > levels.last) {
+        Some(level) => Err(levels::unknown(level, levels)),
+        None => Ok(commands),
+    }
+}
+
 impl Machine for State {
     fn position(&self) -> Position {
         self.core().memory.read().stamp.position.clone()
@@ -288,7 +312,7 @@ impl Machine for State {
             let mut replies = Vec::with_capacity(entries.len());
             for entry in entries {
                 let commands = match &entry.commands {
-                    Some(bytes) => codec::decode::<Vec<Command>>(bytes).map_err(|e| {
+                    Some(bytes) => commands(bytes, self.core().config.levels).map_err(|e| {
                         StoreError::new(format!("applying entry {}", entry.position.index.0), e)
                     })?,
                     None => Vec::new(),
@@ -302,7 +326,11 @@ impl Machine for State {
     }
 
     fn build_snapshot(&self) -> Result<SnapshotFile, StoreError> {
-        self.core().build_snapshot()
+        // So that every member can read it. The level only goes up.
+        let level =
+            self.read(namespace::level).map_err(|e| StoreError::new("building a snapshot", e.reason))?;
+        let packing = if level.0 >= Level::PACKED { Packing::Lz4 } else { Packing::Plain };
+        self.core().build_snapshot(packing)
     }
 
     fn current_snapshot(&self) -> Result<Option<SnapshotFile>, StoreError> {

@@ -21,8 +21,9 @@ use bytes::Bytes;
 use super::super::{StateHash, StoreError};
 use super::packing::Packing;
 use super::record::{KEY_LEN_MAX, Stamp, Tally, VALUE_LEN_MAX, show};
+use crate::namespace;
 use crate::runtime::disk::{Disk, DiskFile, FileStream};
-use crate::types::codec;
+use crate::types::{Level, codec};
 
 const MAGIC: &[u8; 8] = b"PHMLSNAP";
 /// A block is written when it is this long: large enough that its 12 bytes of frame do not count, small enough to hold.
@@ -173,6 +174,8 @@ pub(super) struct SnapshotReader {
     /// What the header promises.
     pub stamp: Stamp,
     packing: Packing,
+    /// Format level of the state, as far as it was read.
+    level: Level,
     tally: Tally,
     blocks: u32,
     last_key: Bytes,
@@ -201,7 +204,8 @@ impl SnapshotReader {
         }
         let stamp = codec::decode(&body).map_err(|e| Fault::Damaged(e.to_string()))?;
         let at = (header.len() + body.len() + 4) as u64;
-        Ok(Self { file, stamp, packing, tally: Tally::default(), blocks: 0, last_key: Bytes::new(), at })
+        let (level, tally) = (Level::FIRST, Tally::default());
+        Ok(Self { file, stamp, packing, level, tally, blocks: 0, last_key: Bytes::new(), at })
     }
 
     /// How its blocks are packed.
@@ -226,6 +230,8 @@ impl SnapshotReader {
             if *key <= self.last_key {
                 return Err(Fault::Damaged(format!("key {} is out of order", show(key))));
             }
+            let level = namespace::level_in(key, value).map_err(|e| Fault::Damaged(e.to_string()))?;
+            self.level = level.unwrap_or(self.level);
             self.tally.add(key, value);
             self.last_key = key.clone();
         }
@@ -333,11 +339,11 @@ fn read(file: &mut impl Read, len: usize) -> Result<Vec<u8>, Fault> {
     Ok(bytes)
 }
 
-/// Reads a whole file and checks everything in it.
-pub(super) fn verify(disk: &dyn Disk, path: &Path) -> Result<Stamp, Fault> {
+/// Reads a whole file and checks everything in it; which state it is, and of which format level.
+pub(super) fn verify(disk: &dyn Disk, path: &Path) -> Result<(Stamp, Level), Fault> {
     let mut reader = SnapshotReader::open(disk, path)?;
     while reader.block()?.is_some() {}
-    Ok(reader.stamp)
+    Ok((reader.stamp, reader.level))
 }
 
 /// The same bytes with every checksum set right as far as their lengths make sense: for a fuzzer, which cannot guess them.

@@ -115,7 +115,7 @@ impl Snapshots {
     pub(super) fn newest(&self) -> Result<Option<SnapshotFile>, StoreError> {
         for path in self.files()? {
             match verify(&*self.disk, &path) {
-                Ok(stamp) => return self.describe(&path, &stamp).map(Some),
+                Ok((stamp, _)) => return self.describe(&path, &stamp).map(Some),
                 Err(fault) => self.put_aside(&path, fault)?,
             }
         }

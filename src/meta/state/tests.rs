@@ -13,6 +13,7 @@ use tempfile::TempDir;
 
 mod crash;
 mod dumps;
+mod golden;
 mod places;
 
 use self::places::{Place, on_both};

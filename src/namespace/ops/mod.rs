@@ -3,6 +3,8 @@
 pub(super) mod acl;
 pub(super) mod clone;
 pub(super) mod found;
+pub(super) mod label;
+pub(super) mod level;
 pub(super) mod link;
 pub(super) mod lock;
 pub(super) mod make;

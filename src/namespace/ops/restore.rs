@@ -14,7 +14,7 @@ use super::super::records::{Healthy, Superblock};
 use super::super::restore::{Fate, LIVES_MAX, Lineage, Restored, Restoring, obstacles};
 use super::super::txn::{Step, read};
 use super::super::{Txn, keys};
-use super::nodes;
+use super::{level, nodes};
 use crate::types::{
     DataNode, DumpStamp, FLOOR_MAX, FsError, InodeId, NodeState, RestoreStep, SessionId, StateHash, Tally,
     Timestamp, UpdateReply, first_inode, unpack_records,
@@ -64,7 +64,8 @@ fn under_way(txn: &mut Txn<'_>, dump: StateHash) -> Step<Option<Restoring>> {
     if ended { Ok(None) } else { Err(FsError::Invalid.into()) }
 }
 
-/// EINVAL if the part does not follow the one before, or has a record that cannot be.
+/// EINVAL if the part does not follow the one before, or has a record that cannot be; EOPNOTSUPP if the dump's cluster worked at a
+/// higher format level than this one.
 fn part(
     txn: &mut Txn<'_>,
     at: Timestamp,
@@ -88,6 +89,11 @@ fn part(
         restoring.last_key = key.clone();
         restoring.tally.add(key, value);
         let fate = Fate::of(key, value).map_err(|_| FsError::Invalid)?;
+        if let Fate::Level(theirs) = fate
+            && theirs > level::level(&txn.records)?.0
+        {
+            return Err(FsError::Unsupported.into());
+        }
         if let Fate::Superblock(superblock) = &fate {
             if !is_above(restoring.floor, superblock) {
                 return Err(FsError::Invalid.into());
@@ -101,7 +107,7 @@ fn part(
     restoring.last_key = bytes::Bytes::copy_from_slice(&restoring.last_key);
     for ((key, value), fate) in records.into_iter().zip(fates) {
         match fate {
-            Fate::Superblock(_) | Fate::Dropped => {}
+            Fate::Superblock(_) | Fate::Level(_) | Fate::Dropped => {}
             Fate::Inode(id, inode) => txn.restore_inode(id, *inode)?,
             Fate::DataNode(node) => {
                 let gone = matches!(node.state, NodeState::Draining | NodeState::Removed);

@@ -434,3 +434,43 @@ async fn after_one_failed_write_all_fail() {
     assert!(log.update_durably(|hard| hard.vote = None).await.is_err());
     assert!(log.read(0, 1, 1).await.is_err());
 }
+
+#[test]
+fn golden_segments() {
+    use super::record::{HardState, put_entry, put_state, record, segment_header};
+
+    let header = |behind| segment_header(0x0102, behind);
+    let mut samples = vec![
+        ("header of a segment".to_owned(), header(Behind::End)),
+        ("header of a segment with room ahead".to_owned(), header(Behind::Room)),
+    ];
+    let id = EntryId { term: 3, index: 7 };
+    for (name, kind, data) in [
+        ("blank entry", EntryKind::Blank, &b""[..]),
+        ("entry with commands", EntryKind::Normal, b"commands"),
+        ("entry with a membership", EntryKind::Membership, b"membership"),
+    ] {
+        let entry = StoredEntry { id, kind, data: Bytes::from_static(data) };
+        let mut bytes = Vec::new();
+        put_entry(&mut bytes, &entry, 0x0102, 28, 20);
+        let read = record(&Bytes::from(bytes.clone()), 0x0102, 28).unwrap();
+        assert_eq!(read, (super::record::Record::Entry(entry), bytes.len()));
+        samples.push((name.to_owned(), bytes));
+    }
+    for standing in [Standing::Blank, Standing::Joining, Standing::Member] {
+        let state = HardState {
+            standing,
+            vote: Some(StoredVote { term: 4, node: 2, committed: true }),
+            committed: Some(id),
+            purged: None,
+            last: Some(id),
+            boot: 1 << 100,
+        };
+        let mut bytes = Vec::new();
+        put_state(&mut bytes, &state, 0x0102, 28, 20);
+        let read = record(&Bytes::from(bytes.clone()), 0x0102, 28).unwrap();
+        assert_eq!(read, (super::record::Record::State(state), bytes.len()));
+        samples.push((format!("state, {standing:?}"), bytes));
+    }
+    crate::golden::check("log", samples);
+}

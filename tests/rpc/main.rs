@@ -3,6 +3,8 @@
 #![allow(clippy::unwrap_used, reason = "a panic is how a test says no")]
 #![allow(clippy::cast_possible_truncation, reason = "patterns of bytes are cut to bytes")]
 
+mod limits;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -12,7 +14,7 @@ use pohmelfs::net::{Channel, ChannelOptions, Handler, Limits, PeerInfo, Reply, R
 use pohmelfs::runtime::{Tasks, spawn, timeout, yield_now};
 use pohmelfs::types::{ClusterId, NodeAddress, NodeId, codec};
 use pohmelfs::wire::frame::{Decoder, Flags, Frame, Header, KIND_HELLO, PAYLOAD_LEN_MAX, widest};
-use pohmelfs::wire::{Applied, Class, Greeting, Hello, Role, RpcError, VersionRange};
+use pohmelfs::wire::{Applied, Class, Greeting, Hello, PROTOCOL_VERSION, Role, RpcError, VersionRange};
 use proptest::prelude::{ProptestConfig, any as arbitrary, proptest};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -31,11 +33,16 @@ const REFUSE: u16 = 0x105;
 const TOO_LONG: u16 = 0x106;
 /// Allowed one byte of meta and two of payload.
 const TINY: u16 = 0x107;
+/// Answered with a MiB, at once and after a moment.
+const LARGE: u16 = 0x108;
+const LARGE_LATER: u16 = 0x109;
 
 struct Inside {
     gate: Semaphore,
     /// Gated handlers that run.
     waiting: AtomicUsize,
+    /// Large replies made.
+    made: AtomicUsize,
 }
 
 #[derive(Clone)]
@@ -63,6 +70,13 @@ impl Handler for Rig {
                 yield_now().await;
                 panic!("as asked")
             }
+            LARGE | LARGE_LATER => {
+                if request.kind == LARGE_LATER {
+                    yield_now().await;
+                }
+                self.0.made.fetch_add(1, Ordering::SeqCst);
+                return Ok(Reply { meta: vec![7; 1 << 20].into(), ..Reply::default() });
+            }
             REFUSE => return Err(RpcError::NotReady { reason: "as asked".into() }),
             TOO_LONG => {
                 return Ok(Reply {
@@ -88,10 +102,22 @@ fn any() -> NodeAddress {
 }
 
 async fn serve_at(address: NodeAddress, limits: Limits) -> Setup {
+    serve_as(address, limits, VersionRange::OURS).await
+}
+
+async fn serve_as(address: NodeAddress, limits: Limits, versions: VersionRange) -> Setup {
     let tasks = Tasks::new();
-    let rig = Rig(Arc::new(Inside { gate: Semaphore::new(0), waiting: AtomicUsize::new(0) }));
-    let hello =
-        Hello { cluster: Some(ClusterId(7)), node: Some(NodeId(1)), ..Hello::new(Role::Meta, "meta-1") };
+    let rig = Rig(Arc::new(Inside {
+        gate: Semaphore::new(0),
+        waiting: AtomicUsize::new(0),
+        made: AtomicUsize::new(0),
+    }));
+    let hello = Hello {
+        cluster: Some(ClusterId(7)),
+        node: Some(NodeId(1)),
+        versions,
+        ..Hello::new(Role::Meta, "meta-1")
+    };
     let frame_limit = |kind| if kind == TINY { (1, 2) } else { widest(kind) };
     let limits = Limits { frame_limit, ..limits };
     let server = Server::bind(&address, hello, rig.clone(), limits, &tasks).await.unwrap();
@@ -381,13 +407,16 @@ impl Raw {
 
     async fn greeted(setup: &Setup) -> Self {
         let mut raw = Self::connect(setup).await;
-        let greeting =
-            Greeting { hello: Hello::new(Role::Client, "raw"), class: Class::Metadata, credits: 8 };
-        raw.send(Flags::REQUEST, KIND_HELLO, 0, &greeting.encode(), &[]).await;
-        let answer = raw.read().await.expect("an answer to the hello");
-        assert_eq!((answer.header.kind, answer.header.flags), (KIND_HELLO, Flags::RESPONSE));
-        assert_eq!(Greeting::decode(&answer.meta).unwrap().credits, 8);
+        raw.greet(8).await;
         raw
+    }
+
+    async fn greet(&mut self, credits: u32) {
+        let greeting = Greeting { hello: Hello::new(Role::Client, "raw"), class: Class::Metadata, credits };
+        self.send(Flags::REQUEST, KIND_HELLO, 0, &greeting.encode(), &[]).await;
+        let answer = self.read().await.expect("an answer to the hello");
+        assert_eq!((answer.header.kind, answer.header.flags), (KIND_HELLO, Flags::RESPONSE));
+        assert_eq!(Greeting::decode(&answer.meta).unwrap().credits, credits);
     }
 
     async fn send(&mut self, flags: Flags, kind: u16, id: u64, meta: &[u8], payload: &[u8]) {
@@ -422,8 +451,8 @@ impl Raw {
 }
 
 fn frame(flags: Flags, kind: u16, id: u64, meta: &[u8], payload: &[u8]) -> Vec<u8> {
-    let header = Header { deadline_ms: 60_000, ..Header::over(1, kind, flags, id, meta, payload).unwrap() };
-    [&header.encode()[..], meta, payload].concat()
+    let header = Header::over(PROTOCOL_VERSION, kind, flags, id, meta, payload).unwrap();
+    [&Header { deadline_ms: 60_000, ..header }.encode()[..], meta, payload].concat()
 }
 
 /// Each of these was once all it took to bring some server down.
