@@ -49,8 +49,9 @@ pub enum DumpReply {
     TooMany,
 }
 
-/// Seconds that a copy is kept after the last question for it.
-pub const DUMP_IDLE_SECS: u64 = 60;
+/// Seconds that a copy is kept after the last question for it: whoever reads a dump from standard output may be slow, and it costs disk
+/// space only.
+pub const DUMP_IDLE_SECS: u64 = 300;
 
 /// How far a restore has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]

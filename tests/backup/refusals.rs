@@ -2,6 +2,10 @@
 
 use std::path::Path;
 
+use pohmelfs::types::{Capacity, ClusterId, DomainLabel, NodeAddress, NodeId, NodeSpec};
+use pohmelfs::wire::message::MetaRequest;
+
+use crate::common::raw::Raw;
 use crate::common::{Cluster, Load, Shape};
 use crate::{dump, run};
 
@@ -60,6 +64,20 @@ async fn a_cluster_that_is_not_empty_stays_as_it_is() {
     std::fs::write(&bad, later).unwrap();
     refused(&cluster, &["restore", &file(&bad)], &["bad.dump", "version 2", "a later one"]);
     refused(&cluster, &["restore", "/nowhere/at.all"], &["/nowhere/at.all", "No such file"]);
+
+    // A data server of a cluster that this one does not descend from, though its hello names none.
+    let spec = NodeSpec {
+        node: NodeId(109),
+        name: "data-9".into(),
+        address: NodeAddress("127.0.0.1:1".into()),
+        http: NodeAddress::default(),
+        domain: DomainLabel::default(),
+        capacity: Capacity::default(),
+    };
+    let mut raw = Raw::connect(&cluster.nodes[0].address).await.unwrap();
+    let register = MetaRequest::Register { spec, cluster: Some(ClusterId(0xbad)) };
+    let told = raw.ask(&register).await.unwrap_err();
+    assert!(told.contains(&ClusterId(0xbad).to_string()) && told.contains("check the addresses"), "{told}");
 
     // Nowhere to write, nobody to ask.
     refused(&cluster, &["dump", cluster.root().to_str().unwrap()], &["is not the name of a file"]);
