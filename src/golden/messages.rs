@@ -4,6 +4,7 @@ use super::samples::*;
 use super::{check, covers, of};
 use crate::namespace::Command;
 use crate::types::*;
+use crate::wire::dump::{DumpReply, DumpRequest, RestoreProgress, RestoreRefusal};
 use crate::wire::frame::{Flags, Header};
 use crate::wire::members::{MembersOutcome, MembersRequest, Refusal};
 use crate::wire::message::*;
@@ -98,6 +99,8 @@ fn golden_meta_messages() {
         MetaRequest::Status,
         MetaRequest::Accepted,
         MetaRequest::Members(MembersRequest::Remove { node: NodeId(3) }),
+        MetaRequest::Dump(DumpRequest::Begin),
+        MetaRequest::Restore(restore_steps().remove(2)),
     ];
     freeze("MetaRequest", "meta_request", "src/wire/message.rs", requests);
     let addresses = vec![(node, NodeAddress(ADDRESS.into()))];
@@ -129,6 +132,9 @@ fn golden_meta_messages() {
         MetaReply::Accepted { node: NodeId(1), index: LogIndex(300), leader: Some(NodeId(2)) },
         MetaReply::Members(Ok(MembersOutcome::Done)),
         MetaReply::Members(Err(Refusal::SameNode)),
+        MetaReply::Dump(DumpReply::Ended),
+        MetaReply::Restore(Ok(RestoreProgress { floor: 1 << 50, next: 7, is_done: false })),
+        MetaReply::Restore(Err(RestoreRefusal::NotRestoring)),
     ];
     freeze("MetaReply", "meta_reply", "src/wire/message.rs", replies);
 }
@@ -225,6 +231,30 @@ fn golden_errors() {
     covers("RpcError", "src/wire/error.rs", &samples);
     samples.truncate(other);
     check("rpc_error", samples);
+}
+
+#[test]
+fn golden_dumps() {
+    let requests =
+        vec![DumpRequest::Begin, DumpRequest::Block { dump: 3, number: 7 }, DumpRequest::End { dump: 3 }];
+    freeze("DumpRequest", "dump_request", "src/wire/dump.rs", requests);
+    let replies = vec![
+        DumpReply::Begun { dump: 3, stamp: dump_stamp(), block_count: 9 },
+        DumpReply::Block(bytes::Bytes::from_static(b"records")),
+        DumpReply::Ended,
+        DumpReply::Unknown,
+        DumpReply::TooMany,
+    ];
+    freeze("DumpReply", "dump_reply", "src/wire/dump.rs", replies);
+    let refusals = vec![
+        RestoreRefusal::NotEmpty { what: "3 files".into() },
+        RestoreRefusal::OtherDump { dump: dump_stamp() },
+        RestoreRefusal::NotRestoring,
+        RestoreRefusal::BadPart { number: 7, next: 5 },
+        RestoreRefusal::Incomplete { records: 7, wanted: 300 },
+        RestoreRefusal::NodeConflict,
+    ];
+    freeze("RestoreRefusal", "restore_refusal", "src/wire/dump.rs", refusals);
 }
 
 #[test]

@@ -293,7 +293,23 @@ pub(super) fn ops() -> Vec<Op> {
         Op::RemoveMeta(NodeId(3)),
         Op::RaiseLevel(Level(2)),
     ]);
+    all.extend(restore_steps().into_iter().map(Op::Restore));
     all
+}
+
+pub(super) fn dump_stamp() -> DumpStamp {
+    let tally = Tally { hash: StateHash(1 << 100), records: 300 };
+    DumpStamp { cluster: ClusterId(5), index: LogIndex(300), taken: Timestamp(1 << 60), tally }
+}
+
+pub(super) fn restore_steps() -> Vec<RestoreStep> {
+    let dump = StateHash(1 << 100);
+    let records = bytes::Bytes::from_static(b"records");
+    vec![
+        RestoreStep::Begin { dump: dump_stamp(), floor: 1 << 50 },
+        RestoreStep::Part { dump, number: 7, records },
+        RestoreStep::End { dump, floor: 1 << 50 },
+    ]
 }
 
 /// As an entry of the log has them.

@@ -4,6 +4,7 @@
 //! `machine` into `state`; a query waits in `reads` and asks `state`. `leader` and `worker` watch over sessions and data
 //! servers; `changes` and `members` see to it that metadata servers come and go, `dumps` and `restore` that their state goes out and comes back. Not here: namespace rules (`namespace`), blocks (`data`), who joins roles in one process (`cli`).
 
+mod blocks;
 mod changes;
 mod dumps;
 mod errors;

@@ -13,6 +13,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use parking_lot::{Mutex, RwLock};
 
+use super::blocks::{bounded, fate};
 use super::changes::Changes;
 use super::dumps::Dumps;
 use super::leader::Leader;
@@ -23,16 +24,15 @@ use super::quorum::{self, Quorum};
 use super::raft::{self, Consensus};
 use super::restore::RESTORING;
 use super::state::State;
-use crate::namespace::{self, BlockUse, Op, View, ViewError};
+use crate::namespace::{self, View, ViewError};
 use crate::net::{Handler, PeerInfo, Reply, Request};
 use crate::runtime::{self, Instant, Rounds};
 use crate::types::{
-    BlockId, ClusterId, ClusterMap, Cred, Epoch, FsError, FsResult, LogIndex, MetaNode, NodeAddress, NodeId,
-    NodeReport, NodeSpec, Query, QueryReply, Unreferenced, Update, codec,
+    ClusterId, ClusterMap, Cred, Epoch, FsError, FsResult, LogIndex, MetaNode, NodeAddress, NodeId, Query,
+    QueryReply, Update, codec,
 };
 use crate::wire::message::{
-    BLOCKS_MAX, BlockFate, Introduction, KeepAlive, MetaReply, MetaRequest, PeerRequest, Reading,
-    UpdateRequest, kind,
+    BLOCKS_MAX, Introduction, KeepAlive, MetaReply, MetaRequest, PeerRequest, Reading, UpdateRequest, kind,
 };
 use crate::wire::status::StatusSource;
 use crate::wire::{Program, Role, RpcError};
@@ -151,7 +151,7 @@ impl Service {
         self.read(|view, epoch| self.map_of(view, epoch))
     }
 
-    fn map_of(&self, view: &dyn View, epoch: Epoch) -> Result<Arc<ClusterMap>, ViewError> {
+    pub(super) fn map_of(&self, view: &dyn View, epoch: Epoch) -> Result<Arc<ClusterMap>, ViewError> {
         let cached = self.map.read().clone();
         if cached.epoch == epoch {
             return Ok(cached);
@@ -352,50 +352,6 @@ impl Service {
         }
     }
 
-    fn blocks(
-        &self,
-        view: &dyn View,
-        epoch: Epoch,
-        node: Option<NodeId>,
-        after: Option<BlockId>,
-        limit: u32,
-    ) -> Result<MetaReply, ViewError> {
-        let limit = usize::try_from(limit).unwrap_or(BLOCKS_MAX).clamp(1, BLOCKS_MAX);
-        let map = self.map_of(view, epoch)?;
-        let mut blocks = namespace::blocks(view, after, limit)?;
-        let next = if blocks.len() < limit { None } else { blocks.last().map(|b| b.id) };
-        if let Some(node) = node {
-            blocks.retain(|b| map.groups.get(&b.group).is_some_and(|g| g.members.contains(&node)));
-        }
-        Ok(MetaReply::Blocks { blocks, next })
-    }
-
-    fn reclaim_list(
-        &self,
-        view: &dyn View,
-        epoch: Epoch,
-        node: NodeId,
-        after: Option<BlockId>,
-        limit: u32,
-    ) -> Result<MetaReply, ViewError> {
-        let limit = usize::try_from(limit).unwrap_or(BLOCKS_MAX).clamp(1, BLOCKS_MAX);
-        let map = self.map_of(view, epoch)?;
-        let ours =
-            |entry: &Unreferenced| map.groups.get(&entry.group).is_some_and(|g| g.members.contains(&node));
-        // Pages are scanned until one has something for this server: an empty answer means that nothing is left.
-        let mut after = after;
-        loop {
-            let page = namespace::reclaim_queue(view, after, limit)?;
-            let last = page.last().map(|u| u.block);
-            let full = page.len() == limit;
-            let mine: Vec<Unreferenced> = page.into_iter().filter(ours).collect();
-            if !mine.is_empty() || !full {
-                return Ok(MetaReply::ReclaimList(mine));
-            }
-            after = last;
-        }
-    }
-
     async fn check(self: &Arc<Self>, deadline: Instant) -> Result<MetaReply, RpcError> {
         self.linearize(deadline).await?;
         self.read(|_, _| Ok(()))?;
@@ -547,47 +503,6 @@ impl Service {
         Ok(MetaReply::KeptAlive { ask, epoch })
     }
 
-    async fn register(
-        &self,
-        leader: &Leader,
-        spec: NodeSpec,
-        cluster: Option<ClusterId>,
-    ) -> Result<MetaReply, RpcError> {
-        let map = self.map()?;
-        if let Some(theirs) = cluster
-            && theirs != map.cluster
-            && !self.read(|view, _| namespace::lineage(view))?.iter().any(|life| life.cluster == theirs)
-        {
-            return Err(RpcError::WrongCluster { caller: theirs, server: map.cluster });
-        }
-        let known = map.data.get(&spec.node);
-        let unchanged = known.is_some_and(|k| {
-            (&k.name, &k.address, &k.http, &k.domain) == (&spec.name, &spec.address, &spec.http, &spec.domain)
-        });
-        leader.heartbeat(
-            NodeReport { node: spec.node, capacity: spec.capacity, load: crate::types::NodeLoad::default() },
-            runtime::now(),
-        );
-        if !(unchanged && known.is_some_and(|k| k.state.takes_blocks())) {
-            tracing::info!(node = %spec.name, id = %spec.node, address = %spec.address, "data server registers");
-            if let Err(e) = self.proposer.submit(Op::RegisterData(spec)).await? {
-                return Ok(MetaReply::Refused(e));
-            }
-        }
-        let map = self.map()?;
-        Ok(MetaReply::Registered { cluster: map.cluster, map: Box::new(ClusterMap::clone(&map)) })
-    }
-
-    fn heartbeat(&self, leader: &Leader, report: NodeReport) -> Result<MetaReply, RpcError> {
-        let map = self.map()?;
-        let state = map.data.get(&report.node).map(|n| n.state);
-        if state.is_some() {
-            leader.heartbeat(report, runtime::now());
-        }
-        let reclaimable = self.read(|view, _| Ok(!namespace::reclaim_queue(view, None, 1)?.is_empty()))?;
-        Ok(MetaReply::Heartbeat { state, epoch: map.epoch, reclaimable })
-    }
-
     async fn peer(self: &Arc<Self>, bytes: &[u8]) -> Result<Vec<u8>, RpcError> {
         let request = codec::decode(bytes).map_err(|e| RpcError::Refused { reason: e.to_string() })?;
         match request {
@@ -633,22 +548,6 @@ fn worth_waiting(error: &RpcError) -> bool {
             | RpcError::Stopping
             | RpcError::BadFrame { .. }
     )
-}
-
-fn bounded(blocks: &[BlockId]) -> Result<(), RpcError> {
-    if blocks.len() > BLOCKS_MAX {
-        return Err(RpcError::Refused { reason: format!("more than {BLOCKS_MAX} blocks in one request") });
-    }
-    Ok(())
-}
-
-fn fate(of: BlockUse) -> BlockFate {
-    match of {
-        BlockUse::Referenced(_) => BlockFate::Referenced,
-        BlockUse::Queued => BlockFate::Queued,
-        BlockUse::Unknown { session_alive: true } => BlockFate::Pending,
-        BlockUse::Unknown { session_alive: false } | BlockUse::Reclaimed => BlockFate::Garbage,
-    }
 }
 
 /// Addresses of the data servers that an answer names.

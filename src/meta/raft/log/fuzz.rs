@@ -4,7 +4,7 @@ use std::path::Path;
 
 use bytes::Bytes;
 
-use super::record::{self, Behind, EntryId, EntryKind, HardState, StoredEntry};
+use super::record::{self, Behind, EntryId, EntryKind, HardState, Place, StoredEntry};
 use super::scan::{FIRST_SEGMENT, path, scan};
 use crate::runtime::disk::{Disk, MemoryDisk};
 
@@ -27,11 +27,11 @@ pub(crate) fn segment(input: &[u8]) {
     let mut out = record::segment_header(FIRST_SEGMENT, Behind::Room);
     let state = HardState { boot: BOOTS[0], ..HardState::default() };
     let offset = place(&out);
-    record::put_state(&mut out, &state, FIRST_SEGMENT, offset, 0);
+    record::put_state(&mut out, &state, at(offset), 0);
     while let Some((&[kind, len], tail)) = rest.split_first_chunk::<2>() {
         let (body, tail) = tail.split_at(usize::from(len).min(tail.len()));
         let offset = place(&out);
-        record::put_body(&mut out, kind, body, FIRST_SEGMENT, offset);
+        record::put_body(&mut out, kind, body, at(offset));
         rest = tail;
     }
     let from_end = usize::from(damage_at);
@@ -50,6 +50,10 @@ pub(crate) fn segment(input: &[u8]) {
     }
 }
 
+fn at(offset: u32) -> Place {
+    Place { number: FIRST_SEGMENT, behind: Behind::Room, offset }
+}
+
 fn place(out: &[u8]) -> u32 {
     u32::try_from(out.len()).unwrap_or(u32::MAX)
 }
@@ -62,8 +66,8 @@ pub(crate) fn record_seeds() -> Vec<Vec<u8>> {
         data: Bytes::from_static(b"some commands"),
     };
     let (mut one, mut other) = (Vec::new(), Vec::new());
-    record::put_entry(&mut one, &entry, FIRST_SEGMENT, 0, 0);
-    record::put_state(&mut other, &HardState::default(), FIRST_SEGMENT, 0, 0);
+    record::put_entry(&mut one, &entry, at(0), 0);
+    record::put_state(&mut other, &HardState::default(), at(0), 0);
     vec![one, other, record::segment_header(FIRST_SEGMENT, Behind::Room)]
 }
 
@@ -79,12 +83,12 @@ pub(crate) fn segment_seeds() -> Vec<Vec<u8>> {
         let id = EntryId { term: 1, index };
         let entry = StoredEntry { id, kind: EntryKind::Normal, data: Bytes::from_static(b"data") };
         let mut out = Vec::new();
-        record::put_entry(&mut out, &entry, FIRST_SEGMENT, 0, 0);
+        record::put_entry(&mut out, &entry, at(0), 0);
         body(&out)
     };
     let mut out = Vec::new();
     let cut = HardState { last: Some(EntryId { term: 1, index: 0 }), boot: BOOTS[0], ..HardState::default() };
-    record::put_state(&mut out, &cut, FIRST_SEGMENT, 0, 0);
+    record::put_state(&mut out, &cut, at(0), 0);
     let cut = body(&out);
     let head = |at, damage| vec![at, damage];
     vec![

@@ -470,11 +470,12 @@ impl State {
         self.queue.last_mut().expect("a chunk was just pushed")
     }
 
-    fn put(&mut self, put: impl FnOnce(&mut Vec<u8>, u64, u32, u32)) -> (u32, u32) {
-        let (number, offset, synced) = (self.tail().number, self.tail_len, self.synced_len());
+    fn put(&mut self, put: impl FnOnce(&mut Vec<u8>, record::Place, u32)) -> (u32, u32) {
+        let (tail, offset, synced) = (self.tail(), self.tail_len, self.synced_len());
+        let place = record::Place { number: tail.number, behind: tail.behind, offset };
         let chunk = self.chunk();
         let before = chunk.bytes.len();
-        put(&mut chunk.bytes, number, offset, synced);
+        put(&mut chunk.bytes, place, synced);
         let len = u32::try_from(chunk.bytes.len() - before).expect("a record is at most BODY_LEN_MAX");
         chunk.end = offset + len;
         self.tail_len = offset + len;
@@ -485,12 +486,11 @@ impl State {
 
     fn put_state(&mut self) {
         let hard = self.hard.clone();
-        self.put(|out, number, offset, synced| record::put_state(out, &hard, number, offset, synced));
+        self.put(|out, place, synced| record::put_state(out, &hard, place, synced));
     }
 
     fn put_entry(&mut self, entry: StoredEntry) {
-        let (offset, len) =
-            self.put(|out, number, offset, synced| record::put_entry(out, &entry, number, offset, synced));
+        let (offset, len) = self.put(|out, place, synced| record::put_entry(out, &entry, place, synced));
         let segment = self.tail().number;
         self.slots.push_back(Slot { term: entry.id.term, segment, offset, len });
         self.hard.last = Some(entry.id);
@@ -517,7 +517,7 @@ impl State {
         self.segments.push_back(Arc::new(Segment::new(dir, number, self.behind)));
         self.tail_len = 0;
         let header = record::segment_header(number, self.behind);
-        self.put(|out, _, _, _| out.extend_from_slice(&header));
+        self.put(|out, _, _| out.extend_from_slice(&header));
         self.chunk().creates = true;
         self.put_state();
     }

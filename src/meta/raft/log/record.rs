@@ -11,7 +11,7 @@
 //! so that an older record left over in reused disk space is none. `synced` is how many bytes of the segment were
 //! known to be on the disk when the record was made: damage below it is no torn tail. `zeros` is how many zero bytes end
 //! the body, so that the zeros that were there before a write that did not finish are told from those of a body. Version 1 has no
-//! zeros behind the records; programs that knew no other wrote 0 for how many end a body.
+//! zeros behind the records, and 0 in place of how many end a body.
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
@@ -160,17 +160,18 @@ fn sealed(header: &[u8]) -> bool {
     crc32c::crc32c(&header[..24]).to_le_bytes() == header[24..28]
 }
 
-fn put_header(out: &mut [u8], number: u64, offset: u32, synced: u32, kind: u8) {
+fn put_header(out: &mut [u8], place: Place, synced: u32, kind: u8) {
     let (header, body) = out.split_at_mut(HEADER_LEN);
     let len = u32::try_from(body.len()).expect("a body is at most BODY_LEN_MAX");
     header[0..4].copy_from_slice(&MAGIC.to_le_bytes());
     header[4..8].copy_from_slice(&len.to_le_bytes());
     header[8..12].copy_from_slice(&synced.to_le_bytes());
     header[12..16].copy_from_slice(&crc32c::crc32c(body).to_le_bytes());
-    let [zeros @ .., _] = zeros_at_end(body).to_le_bytes();
+    let zeros = if place.behind == Behind::Room { zeros_at_end(body) } else { 0 };
+    let [zeros @ .., _] = zeros.to_le_bytes();
     header[KIND_AT] = kind;
     header[KIND_AT + 1..KIND_AT + 4].copy_from_slice(&zeros);
-    let crc = header_crc(header, number, offset);
+    let crc = header_crc(header, place.number, place.offset);
     header[20..24].copy_from_slice(&crc.to_le_bytes());
 }
 
@@ -185,8 +186,17 @@ fn header_crc(header: &[u8], number: u64, offset: u32) -> u32 {
     crc32c::crc32c_append(crc, &header[..20])
 }
 
-/// Appends the record of `entry`, which will stand at `offset` of segment `number`.
-pub(super) fn put_entry(out: &mut Vec<u8>, entry: &StoredEntry, number: u64, offset: u32, synced: u32) {
+/// Where a record is to stand.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Place {
+    /// In which segment.
+    pub(super) number: u64,
+    pub(super) behind: Behind,
+    pub(super) offset: u32,
+}
+
+/// Appends the record of `entry`, which will stand at `place`.
+pub(super) fn put_entry(out: &mut Vec<u8>, entry: &StoredEntry, place: Place, synced: u32) {
     let start = out.len();
     out.resize(start + HEADER_LEN, 0);
     out.extend_from_slice(&entry.id.term.to_le_bytes());
@@ -197,23 +207,23 @@ pub(super) fn put_entry(out: &mut Vec<u8>, entry: &StoredEntry, number: u64, off
         EntryKind::Normal => KIND_NORMAL,
         EntryKind::Membership => KIND_MEMBERSHIP,
     };
-    put_header(&mut out[start..], number, offset, synced, kind);
+    put_header(&mut out[start..], place, synced, kind);
 }
 
-/// Appends the record of `state`, which will stand at `offset` of segment `number`.
-pub(super) fn put_state(out: &mut Vec<u8>, state: &HardState, number: u64, offset: u32, synced: u32) {
+/// Appends the record of `state`, which will stand at `place`.
+pub(super) fn put_state(out: &mut Vec<u8>, state: &HardState, place: Place, synced: u32) {
     let start = out.len();
     out.resize(start + HEADER_LEN, 0);
     codec::encode_into(state, out).expect("a state is some hundred bytes");
-    put_header(&mut out[start..], number, offset, synced, KIND_STATE);
+    put_header(&mut out[start..], place, synced, KIND_STATE);
 }
 
 /// Appends a record of any kind and body: for a fuzzer, which cannot guess checksums.
-pub(super) fn put_body(out: &mut Vec<u8>, kind: u8, body: &[u8], number: u64, offset: u32) {
+pub(super) fn put_body(out: &mut Vec<u8>, kind: u8, body: &[u8], place: Place) {
     let start = out.len();
     out.resize(start + HEADER_LEN, 0);
     out.extend_from_slice(body);
-    put_header(&mut out[start..], number, offset, 0, kind);
+    put_header(&mut out[start..], place, 0, kind);
 }
 
 /// Why bytes are no record.

@@ -437,8 +437,9 @@ async fn after_one_failed_write_all_fail() {
 
 #[test]
 fn golden_segments() {
-    use super::record::{HardState, put_entry, put_state, record, segment_header};
+    use super::record::{HardState, put_entry, put_state, segment_header};
 
+    let place = record::Place { number: 0x0102, behind: Behind::End, offset: 28 };
     let header = |behind| segment_header(0x0102, behind);
     let mut samples = vec![
         ("header of a segment".to_owned(), header(Behind::End)),
@@ -452,8 +453,8 @@ fn golden_segments() {
     ] {
         let entry = StoredEntry { id, kind, data: Bytes::from_static(data) };
         let mut bytes = Vec::new();
-        put_entry(&mut bytes, &entry, 0x0102, 28, 20);
-        let read = record(&Bytes::from(bytes.clone()), 0x0102, 28).unwrap();
+        put_entry(&mut bytes, &entry, place, 20);
+        let read = record::record(&Bytes::from(bytes.clone()), 0x0102, 28).unwrap();
         assert_eq!(read, (super::record::Record::Entry(entry), bytes.len()));
         samples.push((name.to_owned(), bytes));
     }
@@ -467,8 +468,8 @@ fn golden_segments() {
             boot: 1 << 100,
         };
         let mut bytes = Vec::new();
-        put_state(&mut bytes, &state, 0x0102, 28, 20);
-        let read = record(&Bytes::from(bytes.clone()), 0x0102, 28).unwrap();
+        put_state(&mut bytes, &state, place, 20);
+        let read = record::record(&Bytes::from(bytes.clone()), 0x0102, 28).unwrap();
         assert_eq!(read, (super::record::Record::State(state), bytes.len()));
         samples.push((format!("state, {standing:?}"), bytes));
     }
