@@ -264,10 +264,15 @@ impl Link {
         self.dispatch(outbox, side)?;
         loop {
             if self.holds_frames && !self.is_backed_up(outbox) {
-                // The other connections of this thread first.
+                // The other connections of this thread first, and what waits here.
                 yield_now().await;
+                // What it pushed is written below either way.
+                let _ = std::future::poll_fn(|cx| Poll::Ready(side.poll(cx))).await;
                 self.dispatch(outbox, side)?;
                 self.flush_some(outbox).await?;
+                if self.holds_frames && !self.is_backed_up(outbox) {
+                    continue;
+                }
             }
             if !self.reading && side.is_done() && self.writing.is_empty() && outbox.is_empty() {
                 return Ok(());

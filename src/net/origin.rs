@@ -96,10 +96,10 @@ impl Seat {
     /// None when there are as many as may be, or too many from one address.
     pub(super) fn take(shared: &Arc<Shared>, address: IpAddr) -> Option<Self> {
         let max = shared.limits.connections_max;
-        if shared.connections.fetch_add(1, Ordering::Relaxed) < max {
-            if shared.origins.enter(address, max - max / KEPT) {
-                return Some(Self { shared: shared.clone(), address });
-            }
+        if shared.connections.fetch_add(1, Ordering::Relaxed) < max
+            && shared.origins.enter(address, max - max / KEPT)
+        {
+            return Some(Self { shared: shared.clone(), address });
         }
         shared.connections.fetch_sub(1, Ordering::Relaxed);
         None
