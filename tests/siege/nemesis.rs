@@ -352,7 +352,7 @@ impl Nemesis {
             return Some(status.reason);
         }
         if let Some(data) = status.data {
-            if data.state.as_deref() != Some("up") {
+            if !data.state.as_deref().is_some_and(|state| state.eq_ignore_ascii_case("up")) {
                 return Some(format!("the cluster takes it for {:?}", data.state));
             }
             if kind.loses_something() && !(data.compared && data.lacking == 0) {
