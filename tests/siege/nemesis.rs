@@ -297,8 +297,13 @@ impl Nemesis {
                 self.trouble(host, Trouble::default());
             }
             Kind::DiskFull => self.disk(host).set_total(DISK_LEN),
-            Kind::ReadErrors | Kind::WriteErrors | Kind::SyncErrors | Kind::SlowDisk => {
+            Kind::SlowDisk => self.trouble(host, Trouble::default()),
+            Kind::ReadErrors | Kind::WriteErrors | Kind::SyncErrors => {
                 self.trouble(host, Trouble::default());
+                // A directory that failed once takes no more writes: mended, its server is to be started again.
+                if self.cluster.nodes[at].is_started() {
+                    self.cluster.nodes[at].kill();
+                }
             }
             Kind::Isolated | Kind::Deaf | Kind::Mute | Kind::Lossy | Kind::SlowLink => {
                 // Also what the other lane did to the network: that ends early.
