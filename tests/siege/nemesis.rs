@@ -297,8 +297,13 @@ impl Nemesis {
                 self.trouble(host, Trouble::default());
             }
             Kind::DiskFull => self.disk(host).set_total(DISK_LEN),
-            Kind::ReadErrors | Kind::WriteErrors | Kind::SyncErrors | Kind::SlowDisk => {
+            Kind::SlowDisk => self.trouble(host, Trouble::default()),
+            Kind::ReadErrors | Kind::WriteErrors | Kind::SyncErrors => {
                 self.trouble(host, Trouble::default());
+                // A directory that failed once takes no more writes: mended, its server is to be started again.
+                if self.cluster.nodes[at].is_started() {
+                    self.cluster.nodes[at].kill();
+                }
             }
             Kind::Isolated | Kind::Deaf | Kind::Mute | Kind::Lossy | Kind::SlowLink => {
                 // Also what the other lane did to the network: that ends early.
@@ -352,7 +357,7 @@ impl Nemesis {
             return Some(status.reason);
         }
         if let Some(data) = status.data {
-            if data.state.as_deref() != Some("up") {
+            if !data.state.as_deref().is_some_and(|state| state.eq_ignore_ascii_case("up")) {
                 return Some(format!("the cluster takes it for {:?}", data.state));
             }
             if kind.loses_something() && !(data.compared && data.lacking == 0) {
