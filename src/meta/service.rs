@@ -540,6 +540,10 @@ const FORGETFUL: &str = "it came with an empty disk and does not remember yet wh
 
 /// True for failures that another leader, or this one in a moment, may mend.
 fn worth_waiting(error: &RpcError) -> bool {
+    // A restore takes longer than callers wait, and an update that it refuses is an entry of the log each time.
+    if matches!(error, RpcError::NotReady { reason } if reason == RESTORING) {
+        return false;
+    }
     !matches!(
         error,
         RpcError::Refused { .. }

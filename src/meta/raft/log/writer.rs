@@ -22,6 +22,8 @@ use crate::runtime::disk::{Disk, DiskFile};
 
 /// Bytes by which a segment file grows: of the order of a thousand entries of a single caller.
 const PAD_LEN: u32 = 256 << 10;
+/// Bytes that a disk takes at a time, on every machine there is.
+const BLOCK_LEN: u32 = 4096;
 
 /// Where segments are written, and how long they get.
 pub(super) struct Place<'a> {
@@ -210,7 +212,9 @@ fn make_room(to: &Place<'_>, file: &dyn DiskFile, chunk: &Chunk) {
     if chunk.segment.behind == Behind::End || chunk.end <= room.load(Ordering::Relaxed) {
         return;
     }
+    // Whole blocks of the disk, so that what is written past the page cache makes it no longer.
     let until = chunk.end.saturating_add(PAD_LEN).min(to.segment_len.max(chunk.end));
+    let until = until.checked_next_multiple_of(BLOCK_LEN).unwrap_or(until);
     let zeros = vec![0; (until - chunk.end) as usize];
     // A disk without room for zeros may have some for entries; what is wrong with it is reported when it takes none of those.
     let until = match file.write_at(&zeros, u64::from(chunk.end)) {
