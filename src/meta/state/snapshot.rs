@@ -23,7 +23,7 @@ use super::packing::Packing;
 use super::record::{KEY_LEN_MAX, Stamp, Tally, VALUE_LEN_MAX, show};
 use crate::namespace;
 use crate::runtime::disk::{Disk, DiskFile, FileStream};
-use crate::types::{Level, codec};
+use crate::types::{Level, codec, unpack_records};
 
 const MAGIC: &[u8; 8] = b"PHMLSNAP";
 /// A block is written when it is this long: large enough that its 12 bytes of frame do not count, small enough to hold.
@@ -282,18 +282,7 @@ fn payload(file: &mut impl Read, head: &[u8], number: u32, packing: Packing) -> 
 
 /// The records in a payload.
 fn records(payload: &Bytes, number: u32) -> Result<Vec<(Bytes, Bytes)>, Fault> {
-    let mut records = Vec::new();
-    let mut at = 0;
-    while at < payload.len() {
-        let broken = || Fault::Damaged(format!("a record does not fit block {number}"));
-        let lens = payload.get(at..at + 8).ok_or_else(broken)?;
-        let (key_len, value_len) = (u32_at(lens, 0) as usize, u32_at(lens, 4) as usize);
-        let (key_at, value_at) = (at + 8, at + 8 + key_len);
-        let end = value_at.checked_add(value_len).filter(|end| *end <= payload.len()).ok_or_else(broken)?;
-        records.push((payload.slice(key_at..value_at), payload.slice(value_at..end)));
-        at = end;
-    }
-    Ok(records)
+    unpack_records(payload).ok_or_else(|| Fault::Damaged(format!("a record does not fit block {number}")))
 }
 
 /// Block `number`, which stands at `at` of a file that was verified.
