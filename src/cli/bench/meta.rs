@@ -1,14 +1,15 @@
 //! `pohmelfs bench meta`: creates and lookups a second at several numbers of callers.
 //!
 //! Calls go to all metadata servers in turn, so most creates enter by a server that does not lead and most lookups are
-//! answered by one. Each caller works in a directory of its own, as programs do; `--shared` puts all into one. All creates come
-//! first, then a rest in which the servers write behind, then all lookups, of 10,000 names.
+//! answered by one. Each caller works in a directory of its own, as programs do; `--shared` puts all into one. Lookups come first, of
+//! 10,000 names in all: after the creates the servers write behind for as long again, which would be measured with them.
 
 use std::time::Duration;
 
 use clap::Args;
 use comfy_table::{Cell, CellAlignment, Table, presets};
 use futures::future::try_join_all;
+use futures::stream::{self, TryStreamExt as _};
 use indicatif::{ProgressBar, ProgressStyle};
 
 use super::super::{Failure, Global};
@@ -20,11 +21,14 @@ use crate::types::{InodeId, Name};
 /// Before each measurement, so that connections stand and caches are what they are in the long run.
 const WARM_UP: Duration = Duration::from_millis(500);
 
-/// Between creates and lookups: the servers write to their databases what the creates left in memory.
-const REST: Duration = Duration::from_secs(2);
+/// Before the lookups: the servers write to their databases what the names left in memory.
+const REST: Duration = Duration::from_secs(4);
 
-/// Names that lookups choose from, of all callers together.
+/// Names that lookups choose from, of all measurements together.
 const NAMES: u64 = 10_000;
+
+/// Of them that are made at a time.
+const FILLERS: usize = 64;
 
 #[derive(Clone, Debug, Args)]
 #[command(after_help = "\
@@ -68,30 +72,29 @@ async fn measure(clients: &[Client], dir: &str, args: &MetaArgs) -> Result<Vec<L
     let time = Duration::from_secs(args.seconds);
     let progress = progress(args.callers.len() * 2, args.json);
     let mut lines = Vec::new();
+    progress.set_message("names to look up");
+    let names = NAMES / args.callers.len() as u64;
     let mut trees = Vec::new();
     for &callers in &args.callers {
-        let mut places = Vec::new();
-        for caller in 0..callers {
-            let path =
-                if args.shared { format!("{dir}/{callers}") } else { format!("{dir}/{callers}-{caller}") };
-            let parent = clients[0].mkdir_all(&path, 0o700).await?.inode;
-            places.push(Place { client: clients[caller % clients.len()].clone(), caller, parent });
-        }
-        progress.set_message(format!("create, {callers} callers"));
-        let run = |place: &Place| creates(place.clone(), time);
-        let (samples, made) = together(places.iter().map(run)).await?;
-        lines.push(samples.line("create", callers, time));
-        trees.push((callers, places, made));
-        progress.inc(1);
+        let tree = places(clients, &format!("{dir}/names-{callers}"), callers, args.shared).await?;
+        let each = names.div_ceil(callers as u64);
+        fill(&tree, each).await?;
+        trees.push((tree, each));
     }
     progress.set_message("rest");
     runtime::sleep(REST).await;
-    for (callers, places, made) in trees {
+    for (tree, each) in trees {
+        let callers = tree.len();
         progress.set_message(format!("lookup, {callers} callers"));
-        let most = NAMES.div_ceil(callers as u64);
-        let run = |(place, made): (&Place, &u64)| lookups(place.clone(), (*made).min(most), time);
-        let (samples, _) = together(places.iter().zip(&made).map(run)).await?;
+        let samples = together(tree.into_iter().map(|place| lookups(place, each, time))).await?;
         lines.push(samples.line("lookup", callers, time));
+        progress.inc(1);
+    }
+    for &callers in &args.callers {
+        let places = places(clients, &format!("{dir}/{callers}"), callers, args.shared).await?;
+        progress.set_message(format!("create, {callers} callers"));
+        let samples = together(places.into_iter().map(|place| creates(place, time))).await?;
+        lines.push(samples.line("create", callers, time));
         progress.inc(1);
     }
     progress.finish_and_clear();
@@ -105,23 +108,38 @@ struct Place {
     parent: InodeId,
 }
 
+/// One for each caller: a directory below `dir`, or `dir` itself when it is shared.
+async fn places(
+    clients: &[Client],
+    dir: &str,
+    callers: usize,
+    shared: bool,
+) -> Result<Vec<Place>, ClientError> {
+    let mut places = Vec::new();
+    for caller in 0..callers {
+        let path = if shared { dir.to_owned() } else { format!("{dir}/{caller}") };
+        let parent = clients[0].mkdir_all(&path, 0o700).await?.inode;
+        places.push(Place { client: clients[caller % clients.len()].clone(), caller, parent });
+    }
+    Ok(places)
+}
+
 /// Runs all callers, each a task, and joins what they measured.
-async fn together<F>(callers: impl Iterator<Item = F>) -> Result<(Samples, Vec<u64>), ClientError>
+async fn together<F>(callers: impl Iterator<Item = F>) -> Result<Samples, ClientError>
 where
-    F: Future<Output = Result<(Samples, u64), ClientError>> + Send + 'static,
+    F: Future<Output = Result<Samples, ClientError>> + Send + 'static,
 {
     let tasks: Vec<_> = callers.map(|caller| runtime::spawn("bench-caller", caller)).collect();
     let results = try_join_all(tasks.into_iter().map(|task| async {
         // A caller that panicked measured nothing; its panic is in the log.
-        task.await.unwrap_or_else(|| Ok((Samples::default(), 0)))
+        task.await.unwrap_or_else(|| Ok(Samples::default()))
     }))
     .await?;
-    let (mut samples, mut counts) = (Samples::default(), Vec::new());
-    for (one, count) in results {
+    let mut samples = Samples::default();
+    for one in results {
         samples.extend(one);
-        counts.push(count);
     }
-    Ok((samples, counts))
+    Ok(samples)
 }
 
 /// Counts what begins after the warm-up and ends before `end`.
@@ -141,12 +159,22 @@ impl Window {
     }
 }
 
-async fn creates(place: Place, time: Duration) -> Result<(Samples, u64), ClientError> {
+/// Makes `each` names in every place.
+async fn fill(places: &[Place], each: u64) -> Result<(), ClientError> {
+    let names = (0..each).flat_map(|number| places.iter().map(move |place| Ok((place, number))));
+    stream::iter(names)
+        .try_for_each_concurrent(FILLERS, async |(place, number)| {
+            place.client.create_at(place.parent, name(place.caller, number), 0o600, true).await.map(drop)
+        })
+        .await
+}
+
+async fn creates(place: Place, time: Duration) -> Result<Samples, ClientError> {
     let (window, mut samples, mut number) = (Window::of(time), Samples::default(), 0);
     loop {
         let from = runtime::now();
         if from >= window.end {
-            return Ok((samples, number));
+            return Ok(samples);
         }
         place.client.create_at(place.parent, name(place.caller, number), 0o600, true).await?;
         number += 1;
@@ -157,14 +185,15 @@ async fn creates(place: Place, time: Duration) -> Result<(Samples, u64), ClientE
     }
 }
 
-async fn lookups(place: Place, made: u64, time: Duration) -> Result<(Samples, u64), ClientError> {
+/// Of `each` names that are there.
+async fn lookups(place: Place, each: u64, time: Duration) -> Result<Samples, ClientError> {
     let (window, mut samples) = (Window::of(time), Samples::default());
     loop {
         let from = runtime::now();
-        if from >= window.end || made == 0 {
-            return Ok((samples, made));
+        if from >= window.end {
+            return Ok(samples);
         }
-        let number = runtime::random_below(made);
+        let number = runtime::random_below(each);
         place.client.lookup(place.parent, &name(place.caller, number)).await?;
         let to = runtime::now();
         if window.counts(from, to) {
