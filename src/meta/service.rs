@@ -13,7 +13,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use parking_lot::{Mutex, RwLock};
 
-use super::blocks::{bounded, fate};
+use super::blocks::bounded;
 use super::changes::Changes;
 use super::dumps::Dumps;
 use super::leader::Leader;
@@ -59,7 +59,7 @@ pub struct Service {
     pub(super) program: Program,
     /// Programs of the data servers that called.
     pub(super) callers: Mutex<BTreeMap<NodeId, Program>>,
-    bounds: Bounds,
+    pub(super) bounds: Bounds,
     pub(super) consensus: Consensus,
     pub(super) state: State,
     pub(super) proposer: Proposer,
@@ -75,13 +75,15 @@ pub struct Service {
     status: RwLock<Option<Arc<dyn StatusSource>>>,
 }
 
-/// Bounds of what clients may ask for.
+/// Bounds that the configuration sets.
 #[derive(Clone, Copy, Debug)]
 pub struct Bounds {
     /// Longest life of a session without a keep-alive, in milliseconds.
     pub ttl_ms_max: u32,
     /// Sessions at a time.
     pub sessions_max: usize,
+    /// How long behind a restore blocks of before are kept, in milliseconds.
+    pub reclaim_grace_ms: u64,
 }
 
 /// Requests answered since the start.
@@ -266,8 +268,7 @@ impl Service {
             MetaRequest::Fates { blocks } => {
                 bounded(&blocks)?;
                 self.linearize(deadline).await?;
-                let uses = self.read(|view, _| namespace::block_refs(view, &blocks))?;
-                Ok(MetaReply::Fates(uses.into_iter().map(fate).collect()))
+                self.read(|view, _| self.fates(view, &blocks))
             }
             MetaRequest::ReclaimList { node, after, limit } => {
                 self.linearize(deadline).await?;
@@ -280,6 +281,7 @@ impl Service {
             | MetaRequest::Heartbeat(_)
             | MetaRequest::Members(_)
             | MetaRequest::Restore(_)
+            | MetaRequest::Grace { .. }
             | MetaRequest::Reclaimed { .. } => self.through_leader(bytes, request, deadline).await,
         }
     }
@@ -463,6 +465,7 @@ impl Service {
             }
             MetaRequest::Members(change) => Ok(MetaReply::Members(self.change_members(&change).await?)),
             MetaRequest::Restore(step) => Ok(MetaReply::Restore(self.restore(step).await?)),
+            MetaRequest::Grace { node, kept } => self.keeps(&leader, node, kept),
             other => Err(RpcError::Refused { reason: format!("{other:?} is not for the leader") }),
         }
     }
