@@ -341,17 +341,18 @@ impl Service {
     async fn lock_waits(&self, cred: &Cred, query: &Query, deadline: Instant) -> Result<MetaReply, RpcError> {
         let now = runtime::now();
         let until = now + deadline.saturating_duration_since(now).min(LOCK_PATIENCE) / 2;
-        let mut applied = self.consensus.watch_applied();
-        loop {
-            // Marked as seen before the look: what is applied meanwhile wakes us.
-            applied.borrow_and_update();
-            let answer = self.answer(cred, query, Epoch(0), None)?;
-            let waits = matches!(&answer, MetaReply::Answered { result: Ok(QueryReply::Waits(true)), .. });
-            // An error is the end of the server: the answer is as good as any.
-            if !waits || !matches!(runtime::timeout_at(until, applied.changed()).await, Ok(Ok(()))) {
-                return Ok(answer);
+        if let Query::LockWaits { inode, session, request } = *query {
+            // Before the first look: what is applied behind it wakes us.
+            let mut changes = self.state.watch_locks(inode);
+            let place = self.read(|view, _| namespace::waiting_at(view, inode, session, request))?;
+            if let Some(place) = place {
+                let waits =
+                    || self.read(|view, _| namespace::still_waits_at(view, inode, place, session, request));
+                // Nothing is lost when the wait is dropped: it is looked at all the same.
+                while waits()? && matches!(runtime::timeout_at(until, changes.changed()).await, Ok(Ok(()))) {}
             }
         }
+        self.answer(cred, query, Epoch(0), None)
     }
 
     async fn check(self: &Arc<Self>, deadline: Instant) -> Result<MetaReply, RpcError> {
