@@ -14,12 +14,12 @@ use futures::StreamExt;
 use futures::stream::FuturesUnordered;
 use indicatif::HumanBytes;
 
-use super::{Failure, Global};
+use super::{Failure, Global, text};
 use crate::net::{Channel, ChannelOptions};
 use crate::runtime;
-use crate::types::{NodeAddress, codec};
+use crate::types::{NodeAddress, Timestamp, codec};
 use crate::wire::message::{MetaReply, MetaRequest, kind};
-use crate::wire::status::{ClusterStatus, DataNodeStatus, Health, MetaNodeStatus};
+use crate::wire::status::{ClusterStatus, DataNodeStatus, GraceStatus, Health, MetaNodeStatus};
 use crate::wire::{Class, Hello, Role};
 
 /// How long one server may take: it asks its peers itself, with a bound below this.
@@ -143,6 +143,9 @@ fn render(status: &ClusterStatus, color: bool) -> String {
     if let Some(note) = &status.level_note {
         let _ = writeln!(out, "  note: {note}");
     }
+    if let Some(grace) = &status.grace {
+        let _ = writeln!(out, "{}", in_grace(grace, status.data.len()));
+    }
     for reason in &status.reasons {
         let _ = writeln!(out, "  {}: {}\n    {}", reason.health, reason.what, reason.hint);
     }
@@ -162,6 +165,20 @@ fn render(status: &ClusterStatus, color: bool) -> String {
         HumanBytes(totals.total)
     );
     out
+}
+
+/// What is kept behind a restore, how long, and what to do meanwhile.
+fn in_grace(grace: &GraceStatus, servers: usize) -> String {
+    let time = |secs| text::time(Timestamp::from_parts(secs, 0));
+    format!(
+        "  note: restored from a dump at {} UTC; until {} UTC blocks of before that nothing refers to are kept: {} replicas, {} ({} of {servers} \
+         data servers have looked)\n    if the dump was too old, restore a newer one by then: docs/operating.md, \"Backup of the metadata\"",
+        time(grace.restored),
+        time(grace.until),
+        grace.kept.replicas,
+        HumanBytes(grace.kept.bytes),
+        grace.looked
+    )
 }
 
 pub(super) fn table(header: &[&str], color: bool) -> Table {
@@ -266,7 +283,20 @@ fn data_table(status: &ClusterStatus, color: bool) -> Table {
 mod tests {
     use super::*;
     use crate::types::NodeId;
-    use crate::wire::status::{DataNodeStatus, HealthReason};
+    use crate::wire::status::{DataNodeStatus, HealthReason, KeptStatus};
+
+    #[test]
+    fn a_page_says_what_is_kept_behind_a_restore() {
+        let kept = KeptStatus { replicas: 12, bytes: 3 << 20 };
+        let grace = GraceStatus { restored: 1_800_000_000, until: 1_800_086_400, kept, looked: 2 };
+        let data = vec![DataNodeStatus::default(); 3];
+        let page = render(&ClusterStatus { grace: Some(grace), data, ..Default::default() }, false);
+        let words = ["2027-01-15", "2027-01-16", "12 replicas, 3.00 MiB (2 of 3 data servers have looked)"];
+        for word in words {
+            assert!(page.contains(word), "{word} is missing in:\n{page}");
+        }
+        assert!(!render(&ClusterStatus::default(), false).contains("restored"));
+    }
 
     #[test]
     fn a_page_says_who_is_gone_and_what_to_do() {

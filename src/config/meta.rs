@@ -93,6 +93,9 @@ pub struct MetaTimers {
     pub down_ms: u64,
     /// A request is answered, with an error if need be, within this time.
     pub request_ms: u64,
+    /// Behind a restore, blocks that were written before it and that nothing refers to are kept this long: time to notice that the dump was
+    /// too old, and to restore a newer one. 0: not at all.
+    pub reclaim_grace_ms: u64,
 }
 
 impl Default for MetaTimers {
@@ -105,6 +108,7 @@ impl Default for MetaTimers {
             suspect_ms: 1_500,
             down_ms: 10_000,
             request_ms: 10_000,
+            reclaim_grace_ms: 24 * 3_600_000,
         }
     }
 }
@@ -361,7 +365,7 @@ impl MetaTimers {
             );
             return Err(ConfigError::value("timers.request_ms", self.request_ms, allowed));
         }
-        Ok(())
+        check_range("timers.reclaim_grace_ms", self.reclaim_grace_ms, 0, 365 * 24 * 3_600_000)
     }
 }
 
@@ -461,6 +465,7 @@ mod tests {
         refused_for("timers.session_ttl_ms", |c| c.timers.session_ttl_ms = 0);
         refused_for("timers.down_ms", |c| c.timers.down_ms = c.timers.suspect_ms);
         refused_for("timers.request_ms", |c| c.timers.request_ms = 500);
+        refused_for("timers.reclaim_grace_ms", |c| c.timers.reclaim_grace_ms = u64::MAX);
     }
 
     #[test]

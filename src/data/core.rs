@@ -17,6 +17,7 @@ use crate::config::DataConfig;
 use crate::net::{Channel, ChannelOptions, Server};
 use crate::runtime::{self, Instant};
 use crate::types::{ClusterMap, DataNode, NodeAddress, NodeId, NodeState};
+use crate::wire::message::Kept;
 use crate::wire::{Class, Hello, Role, RpcError};
 
 /// Shared by all parts.
@@ -38,6 +39,8 @@ pub(super) struct Core {
     pub reclaim: Worker,
     pub scrub: Worker,
     pub reclaimed: AtomicU64,
+    /// What is kept for the grace behind a restore; none: there is none, or the blocks were not looked at since.
+    pub kept: Mutex<Option<Kept>>,
     pub fetched: AtomicU64,
     pub whole: Mutex<Whole>,
     pub started: Instant,
@@ -133,6 +136,7 @@ impl Core {
             reclaim: Worker::new("reclaim"),
             scrub: Worker::new("scrub"),
             reclaimed: AtomicU64::new(0),
+            kept: Mutex::new(None),
             fetched: AtomicU64::new(0),
             whole: Mutex::default(),
             started: at,

@@ -86,6 +86,7 @@ async fn register(core: &Core) -> Result<(), Problem> {
                 tracing::warn!(from = ?cluster, to = %theirs, "the state of this server's cluster was restored into another one: moves there");
                 core.with_store("move", move |store| store.move_to(theirs)).await?;
                 core.forget_peers();
+                *core.kept.lock() = None;
             } else {
                 core.with_store("adopt", move |store| store.adopt(theirs)).await?;
             }

@@ -9,7 +9,8 @@
 //! copies that a crash brought back, and leftovers of groups this server has left.
 //! Holds: a block is deleted only after a metadata server answered, with a linearizable read made after the block was
 //! listed here, that nothing refers to it and nothing ever will. A block whose writer's session lives is `Pending`
-//! there, and stays. No answer means no deletion, and neither does one of a cluster that this server has left meanwhile.
+//! there, and stays, and so does one from before a restore as long as the grace behind that lasts; those are counted. No answer means no
+//! deletion, and neither does one of a cluster that this server has left meanwhile.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -21,7 +22,7 @@ use super::worker::Woken;
 use crate::runtime::{self, Instant, StopSignal};
 use crate::types::{BlockId, ClusterId};
 use crate::wire::RpcError;
-use crate::wire::message::{BlockFate, MetaReply, MetaRequest};
+use crate::wire::message::{BlockFate, Grace, Kept, MetaReply, MetaRequest};
 
 /// Blocks asked about at once: a fraction of what a request may carry, so that one answer is quick.
 const PAGE: usize = 1024;
@@ -42,6 +43,7 @@ const SWEEP_PERIOD: Duration = Duration::from_secs(600);
 pub(super) async fn run(core: Arc<Core>, stop: StopSignal) {
     let worker = &core.reclaim;
     let mut next_sweep: Option<Instant> = None;
+    let mut swept = None;
     let mut pause = QUEUE_PERIOD;
     loop {
         if worker.pause(pause, &stop).await == Woken::Stop {
@@ -54,8 +56,13 @@ pub(super) async fn run(core: Arc<Core>, stop: StopSignal) {
         let began = runtime::now();
         let work = async {
             let mut deleted = queue(&core).await?;
-            if next_sweep.is_none_or(|at| began >= at) {
+            // A leader is told again and again, for the next one knows nothing of it.
+            let keeps = core.kept.lock().is_some();
+            let is_over = keeps && grace(&core).await?.is_none();
+            let cluster = core.store.cluster();
+            if is_over || swept != cluster || next_sweep.is_none_or(|at| began >= at) {
                 deleted += sweep(&core).await?;
+                swept = cluster;
                 next_sweep = Some(runtime::now() + SWEEP_PERIOD);
             }
             Ok::<u64, RpcError>(deleted)
@@ -67,8 +74,11 @@ pub(super) async fn run(core: Arc<Core>, stop: StopSignal) {
         };
         let quiet = match outcome {
             Ok(deleted) => {
+                let kept = core.kept.lock().map_or_else(String::new, |kept| {
+                    format!("; keeps {} blocks for the grace behind a restore", kept.block_count)
+                });
                 worker.say(format!(
-                    "waits; deleted {deleted} blocks in the last pass, {} since the start",
+                    "waits; deleted {deleted} blocks in the last pass, {} since the start{kept}",
                     core.reclaimed.load(Relaxed)
                 ));
                 if deleted == 0 { IDLE_PAUSE } else { HINT_PAUSE }
@@ -112,25 +122,58 @@ pub(super) async fn queue(core: &Core) -> Result<u64, RpcError> {
     }
 }
 
-/// Asks about every block that is stored here and deletes garbage; says how many.
+/// Tells the leader what is kept for the grace behind a restore, and asks for that. None: there is none now, or the metadata servers'
+/// program knows of none.
+async fn grace(core: &Core) -> Result<Option<Grace>, RpcError> {
+    let kept = *core.kept.lock();
+    match core.meta.ask(&MetaRequest::Grace { node: core.node, kept }).await {
+        Ok((MetaReply::Grace(grace), _)) => Ok(grace),
+        Ok((other, _)) => Err(unexpected(&other)),
+        Err(RpcError::Refused { .. }) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// Asks about every block that is stored here, deletes garbage, and counts what stays for the grace behind a restore; says how many were
+/// deleted.
 pub(super) async fn sweep(core: &Core) -> Result<u64, RpcError> {
     let mut after = None;
     let (mut count, mut seen) = (0, 0_u64);
     let cluster = core.store.cluster();
+    let in_grace = grace(core).await?;
+    let mut kept = Kept::default();
     loop {
-        let page: Vec<BlockId> = core.store.list(after, PAGE).into_iter().map(|b| b.id).collect();
-        let Some(&last) = page.last() else { return Ok(count) };
-        after = Some(last);
+        let page = core.store.list(after, PAGE);
+        let Some(last) = page.last() else { break };
+        after = Some(last.id);
         seen += page.len() as u64;
         core.reclaim.say(format!("asks what is to become of stored blocks: {seen} so far"));
-        let fates = match core.meta.ask(&MetaRequest::Fates { blocks: page.clone() }).await?.0 {
+        let blocks: Vec<BlockId> = page.iter().map(|block| block.id).collect();
+        let fates = match core.meta.ask(&MetaRequest::Fates { blocks }).await?.0 {
             MetaReply::Fates(fates) if fates.len() == page.len() => fates,
             other => return Err(unexpected(&other)),
         };
-        let is_garbage = |(id, fate): (BlockId, BlockFate)| (fate == BlockFate::Garbage).then_some(id);
-        let garbage: Vec<BlockId> = page.into_iter().zip(fates).filter_map(is_garbage).collect();
+        let mut garbage = Vec::new();
+        for (block, fate) in page.into_iter().zip(fates) {
+            match fate {
+                BlockFate::Garbage => garbage.push(block.id),
+                // Its writer's session ended with the life before.
+                BlockFate::Pending if in_grace.is_some_and(|grace| grace.covers(block.id)) => {
+                    kept.block_count += 1;
+                    kept.len += u64::from(block.len);
+                }
+                BlockFate::Pending | BlockFate::Queued | BlockFate::Referenced => {}
+            }
+        }
         count += delete(core, cluster, garbage).await.1;
     }
+    if core.store.cluster() == cluster {
+        *core.kept.lock() = in_grace.map(|_| kept);
+    }
+    if in_grace.is_some() {
+        grace(core).await?;
+    }
+    Ok(count)
 }
 
 /// Deletes blocks as `cluster` has said; gives those that are gone now, and how many of them were here.

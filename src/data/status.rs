@@ -15,8 +15,8 @@ use crate::runtime;
 use crate::types::NodeLoad;
 use crate::wire::message::{MetaReply, MetaRequest};
 use crate::wire::status::{
-    ClusterStatus, DataCounters, DataStatus, DirectoryStatus, PathStatus, ServerRole, ServerStatus,
-    StatusError, StatusSource,
+    ClusterStatus, DataCounters, DataStatus, DirectoryStatus, KeptStatus, PathStatus, ServerRole,
+    ServerStatus, StatusError, StatusSource,
 };
 
 /// Rates are taken over at least this long.
@@ -120,6 +120,7 @@ pub(super) async fn server_now(core: &Core) -> ServerStatus {
         write_rate: load.write_rate,
         compared: load.compared,
         lacking: load.lacking,
+        kept: core.kept.lock().map(KeptStatus::from),
     };
     ServerStatus {
         version: env!("CARGO_PKG_VERSION").to_owned(),

@@ -16,7 +16,7 @@ use crate::types::{
     BlockId, BlockRef, Checksum, ClusterId, ClusterMap, DataNode, Epoch, Group, GroupId, NodeAddress, NodeId,
     NodeState, QueryReply, SessionId, Timestamp, Unreferenced, codec,
 };
-use crate::wire::message::{BlockFate, DataReply, DataRequest, MetaReply, MetaRequest, kind};
+use crate::wire::message::{BlockFate, DataReply, DataRequest, Grace, Kept, MetaReply, MetaRequest, kind};
 use crate::wire::{Class, Hello, Role, RpcError};
 
 /// The group that all servers of a test are members of.
@@ -31,6 +31,9 @@ pub(super) struct Namespace {
     pub(super) queue: BTreeSet<BlockId>,
     pub(super) pending: BTreeSet<BlockId>,
     pub(super) reclaimed: Vec<BlockId>,
+    /// The grace behind a restore, and the last that a data server said it keeps for it.
+    pub(super) grace: Option<Grace>,
+    pub(super) kept: Option<Kept>,
     /// Clusters whose state was restored into this one.
     pub(super) formerly: Vec<ClusterId>,
     /// True: nothing but an error is answered.
@@ -134,6 +137,10 @@ impl Door {
                     n.reclaimed.push(block);
                 }
                 MetaReply::Done
+            }
+            MetaRequest::Grace { kept, .. } => {
+                n.kept = kept;
+                MetaReply::Grace(n.grace)
             }
             MetaRequest::Fates { blocks } => MetaReply::Fates(
                 blocks

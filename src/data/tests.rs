@@ -4,9 +4,9 @@ use bytes::Bytes;
 
 use super::testing::{Caller, Fake, block, config, damage, node};
 use super::{DataServer, catch_up, reclaim};
-use crate::types::{BlockId, ClusterId, NodeState};
+use crate::types::{BlockId, ClusterId, NodeState, SessionId, Timestamp};
 use crate::wire::RpcError;
-use crate::wire::message::{DataReply, DataRequest, ReplicaState};
+use crate::wire::message::{DataReply, DataRequest, Grace, Kept, ReplicaState};
 
 #[tokio::test]
 async fn a_data_server_serves_without_any_metadata_server() {
@@ -218,6 +218,37 @@ async fn only_what_nothing_refers_to_is_deleted() {
     reported.sort();
     reported.dedup();
     assert_eq!(reported, [id(3), id(9)], "absent blocks are reported too, or the queue never empties");
+    server.stop().await;
+    fake.tasks.stop().await;
+}
+
+/// Blocks are of session 7. The fake calls them pending as long as the grace lasts, as a metadata server does.
+#[tokio::test]
+async fn what_is_kept_for_the_grace_behind_a_restore_is_counted() {
+    let place = tempfile::tempdir().unwrap();
+    let mut fake = Fake::start(0xc1).await;
+    let grace = |below| Grace { below: SessionId(below), until: Timestamp(i64::MAX) };
+    let server = DataServer::start(config(101, place.path(), &[&fake.address])).await.unwrap();
+    fake.heartbeat().await;
+    let caller = Caller::new(&server);
+    for index in 0..3 {
+        let (block, data) = block(index, 1000);
+        caller.put(block, &data).await.unwrap();
+        fake.namespace.lock().pending.insert(block.id);
+    }
+    let kept = async |now: Option<Grace>| {
+        fake.namespace.lock().grace = now;
+        reclaim::sweep(server.core()).await.unwrap();
+        fake.namespace.lock().kept
+    };
+    assert_eq!(kept(None).await, None);
+    assert_eq!(kept(Some(grace(8))).await, Some(Kept { block_count: 3, len: 3000 }));
+    assert_eq!(kept(Some(grace(7))).await, Some(Kept::default()), "writers of this life are alive");
+
+    // It is over: what was kept goes.
+    fake.namespace.lock().pending.clear();
+    kept(None).await;
+    assert_eq!((server.stored(), *server.core().kept.lock()), (vec![], None));
     server.stop().await;
     fake.tasks.stop().await;
 }

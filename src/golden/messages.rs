@@ -101,6 +101,7 @@ fn golden_meta_messages() {
         MetaRequest::Members(MembersRequest::Remove { node: NodeId(3) }),
         MetaRequest::Dump(DumpRequest::Begin),
         MetaRequest::Restore(restore_steps().remove(2)),
+        MetaRequest::Grace { node, kept: Some(Kept { block_count: 300, len: 70_000 }) },
     ];
     freeze("MetaRequest", "meta_request", "src/wire/message.rs", requests);
     let addresses = vec![(node, NodeAddress(ADDRESS.into()))];
@@ -135,6 +136,7 @@ fn golden_meta_messages() {
         MetaReply::Dump(DumpReply::Ended),
         MetaReply::Restore(Ok(RestoreProgress { floor: 1 << 50, next: 7, is_done: false })),
         MetaReply::Restore(Err(RestoreRefusal::NotRestoring)),
+        MetaReply::Grace(Some(Grace { below: SessionId(1 << 50), until: Timestamp(5) })),
     ];
     freeze("MetaReply", "meta_reply", "src/wire/message.rs", replies);
 }
@@ -305,21 +307,27 @@ fn golden_status_keys() {
         }
     }
     use crate::wire::status::*;
+    let kept = Some(KeptStatus::default());
     let server = ServerStatus {
         workers: vec![WorkerStatus::default()],
         meta: Some(MetaStatus {
             members: vec![MemberStatus::default()],
-            heard: vec![HeardStatus::default()],
+            heard: vec![HeardStatus { kept, ..HeardStatus::default() }],
             programs: vec![ProgramStatus::default()],
             ..MetaStatus::default()
         }),
-        data: Some(DataStatus { directories: vec![DirectoryStatus::default()], ..DataStatus::default() }),
+        data: Some(DataStatus {
+            directories: vec![DirectoryStatus::default()],
+            kept,
+            ..DataStatus::default()
+        }),
         ..ServerStatus::default()
     };
     let cluster = ClusterStatus {
         reasons: vec![HealthReason::default()],
         meta: vec![MetaNodeStatus { levels: Some(LevelsStatus::default()), ..MetaNodeStatus::default() }],
-        data: vec![DataNodeStatus::default()],
+        data: vec![DataNodeStatus { kept, ..DataNodeStatus::default() }],
+        grace: Some(GraceStatus::default()),
         removed: vec![NodeId(1)],
         ..ClusterStatus::default()
     };

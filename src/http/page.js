@@ -52,7 +52,8 @@ function show(c) {
     card("Files and directories", num(c.totals.inode_count), num(c.totals.session_count) + " sessions"),
     card("Stored", bytes(c.totals.used), bytes(c.totals.free) + " free"),
     card("Reads", bytes(rate("read_rate")) + "/s", "all data servers"),
-    card("Writes", bytes(rate("write_rate")) + "/s", "all data servers"));
+    card("Writes", bytes(rate("write_rate")) + "/s", "all data servers"),
+    ...(c.grace ? [card("Kept behind a restore", bytes(c.grace.kept.bytes), "until " + new Date(c.grace.until * 1000).toLocaleString())] : []));
   $("reasons").replaceChildren(...c.reasons.map((r) =>
     el("div", "reason " + (healthKind[r.health] || ""), r.what, el("span", "", r.hint))));
   $("meta").replaceChildren(...c.meta.map((m) => el("tr", "",

@@ -1,7 +1,8 @@
 //! What data servers tell and ask: who they are, how they are, and which blocks are theirs, are wanted, or wait to be deleted.
 //!
 //! `service` passes their requests on. Holds: a server of another cluster is not registered, unless the state of its cluster was restored
-//! into this one; a block is called garbage only when no extent refers to it and nobody can make one do so any more.
+//! into this one; a block is called garbage only when no extent refers to it and nobody can make one do so any more, be it by
+//! the restore of a newer dump (`grace`).
 //! Not here: how long a data server may be silent (`leader`).
 
 use super::leader::Leader;
@@ -72,6 +73,14 @@ impl Service {
         Ok(MetaReply::Blocks { blocks, next })
     }
 
+    /// What is to become of blocks, in their order.
+    pub(super) fn fates(&self, view: &dyn View, blocks: &[BlockId]) -> Result<MetaReply, ViewError> {
+        let grace = self.grace(view)?;
+        let uses = namespace::block_refs(view, blocks)?;
+        let fates = blocks.iter().zip(uses).map(|(id, of)| fate(of, grace.is_some_and(|g| g.covers(*id))));
+        Ok(MetaReply::Fates(fates.collect()))
+    }
+
     pub(super) fn reclaim_list(
         &self,
         view: &dyn View,
@@ -106,11 +115,12 @@ pub(super) fn bounded(blocks: &[BlockId]) -> Result<(), RpcError> {
     Ok(())
 }
 
-pub(super) fn fate(of: BlockUse) -> BlockFate {
+/// What is to become of a block. In grace, one that nobody knows is kept; one that was freed in this life goes as always.
+fn fate(of: BlockUse, in_grace: bool) -> BlockFate {
     match of {
         BlockUse::Referenced(_) => BlockFate::Referenced,
         BlockUse::Queued => BlockFate::Queued,
-        BlockUse::Unknown { session_alive: true } => BlockFate::Pending,
-        BlockUse::Unknown { session_alive: false } | BlockUse::Reclaimed => BlockFate::Garbage,
+        BlockUse::Unknown { session_alive } if session_alive || in_grace => BlockFate::Pending,
+        BlockUse::Unknown { .. } | BlockUse::Reclaimed => BlockFate::Garbage,
     }
 }

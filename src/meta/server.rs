@@ -116,6 +116,7 @@ impl MetaServer {
         let bounds = Bounds {
             ttl_ms_max: u32::try_from(config.timers.session_ttl_ms).unwrap_or(u32::MAX),
             sessions_max: usize::try_from(config.limits.sessions).unwrap_or(usize::MAX),
+            reclaim_grace_ms: config.timers.reclaim_grace_ms,
         };
         let service = Arc::new(Service::new(
             config.own(),

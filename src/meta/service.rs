@@ -13,7 +13,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use parking_lot::{Mutex, RwLock};
 
-use super::blocks::{bounded, fate};
+use super::blocks::bounded;
 use super::changes::Changes;
 use super::dumps::Dumps;
 use super::leader::Leader;
@@ -59,7 +59,7 @@ pub struct Service {
     pub(super) program: Program,
     /// Programs of the data servers that called.
     pub(super) callers: Mutex<BTreeMap<NodeId, Program>>,
-    bounds: Bounds,
+    pub(super) bounds: Bounds,
     pub(super) consensus: Consensus,
     pub(super) state: State,
     pub(super) proposer: Proposer,
@@ -75,13 +75,15 @@ pub struct Service {
     status: RwLock<Option<Arc<dyn StatusSource>>>,
 }
 
-/// Bounds of what clients may ask for.
+/// Bounds that the configuration sets.
 #[derive(Clone, Copy, Debug)]
 pub struct Bounds {
     /// Longest life of a session without a keep-alive, in milliseconds.
     pub ttl_ms_max: u32,
     /// Sessions at a time.
     pub sessions_max: usize,
+    /// How long behind a restore blocks of before are kept, in milliseconds.
+    pub reclaim_grace_ms: u64,
 }
 
 /// Requests answered since the start.
@@ -266,8 +268,7 @@ impl Service {
             MetaRequest::Fates { blocks } => {
                 bounded(&blocks)?;
                 self.linearize(deadline).await?;
-                let uses = self.read(|view, _| namespace::block_refs(view, &blocks))?;
-                Ok(MetaReply::Fates(uses.into_iter().map(fate).collect()))
+                self.read(|view, _| self.fates(view, &blocks))
             }
             MetaRequest::ReclaimList { node, after, limit } => {
                 self.linearize(deadline).await?;
@@ -280,6 +281,7 @@ impl Service {
             | MetaRequest::Heartbeat(_)
             | MetaRequest::Members(_)
             | MetaRequest::Restore(_)
+            | MetaRequest::Grace { .. }
             | MetaRequest::Reclaimed { .. } => self.through_leader(bytes, request, deadline).await,
         }
     }
@@ -339,17 +341,18 @@ impl Service {
     async fn lock_waits(&self, cred: &Cred, query: &Query, deadline: Instant) -> Result<MetaReply, RpcError> {
         let now = runtime::now();
         let until = now + deadline.saturating_duration_since(now).min(LOCK_PATIENCE) / 2;
-        let mut applied = self.consensus.watch_applied();
-        loop {
-            // Marked as seen before the look: what is applied meanwhile wakes us.
-            applied.borrow_and_update();
-            let answer = self.answer(cred, query, Epoch(0), None)?;
-            let waits = matches!(&answer, MetaReply::Answered { result: Ok(QueryReply::Waits(true)), .. });
-            // An error is the end of the server: the answer is as good as any.
-            if !waits || !matches!(runtime::timeout_at(until, applied.changed()).await, Ok(Ok(()))) {
-                return Ok(answer);
+        if let Query::LockWaits { inode, session, request } = *query {
+            // Before the first look: what is applied behind it wakes us.
+            let mut changes = self.state.watch_locks(inode);
+            let place = self.read(|view, _| namespace::waiting_at(view, inode, session, request))?;
+            if let Some(place) = place {
+                let waits =
+                    || self.read(|view, _| namespace::still_waits_at(view, inode, place, session, request));
+                // Nothing is lost when the wait is dropped: it is looked at all the same.
+                while waits()? && matches!(runtime::timeout_at(until, changes.changed()).await, Ok(Ok(()))) {}
             }
         }
+        self.answer(cred, query, Epoch(0), None)
     }
 
     async fn check(self: &Arc<Self>, deadline: Instant) -> Result<MetaReply, RpcError> {
@@ -463,6 +466,7 @@ impl Service {
             }
             MetaRequest::Members(change) => Ok(MetaReply::Members(self.change_members(&change).await?)),
             MetaRequest::Restore(step) => Ok(MetaReply::Restore(self.restore(step).await?)),
+            MetaRequest::Grace { node, kept } => self.keeps(&leader, node, kept),
             other => Err(RpcError::Refused { reason: format!("{other:?} is not for the leader") }),
         }
     }

@@ -15,16 +15,18 @@ use super::raft::{Members, RaftState};
 use super::service::{REMOVED, Service};
 use super::walk::walk;
 use crate::config::MetaConfig;
-use crate::namespace::{self, RestoringInfo, SuperblockInfo};
+use crate::namespace::{self, RestoringInfo, SuperblockInfo, ViewError};
 use crate::runtime::{self, Instant};
 use crate::types::{
     ClusterMap, Cred, ExtentSource, FileKind, NodeId, NodeLoad, NodeState, Query, QueryReply,
 };
 use crate::wire::members::warning;
+use crate::wire::message::Kept;
 use crate::wire::status::{
-    AttrStatus, ClusterStatus, DataNodeStatus, ExtentStatus, GroupTotals, Health, HealthReason, HeardStatus,
-    MemberStatus, MetaNodeStatus, MetaStatus, PathStatus, ProgramStatus, ServerAddress, ServerRole,
-    ServerStatus, StatusError, StatusSource, Totals, WorkerStatus, cluster_word, kind_word, percent_encode,
+    AttrStatus, ClusterStatus, DataNodeStatus, ExtentStatus, GraceStatus, GroupTotals, Health, HealthReason,
+    HeardStatus, KeptStatus, MemberStatus, MetaNodeStatus, MetaStatus, PathStatus, ProgramStatus,
+    ServerAddress, ServerRole, ServerStatus, StatusError, StatusSource, Totals, WorkerStatus, cluster_word,
+    kind_word, percent_encode,
 };
 use crate::wire::{Program, RpcError};
 
@@ -124,7 +126,7 @@ impl MetaStatusSource {
             programs: programs(&service.callers.lock()),
             request_count,
             request_rate: self.request_rate(request_count),
-            heard: service.leader.read().as_ref().map_or_else(Vec::new, |leader| heard(&leader.loads())),
+            heard: service.leader.read().as_ref().map_or_else(Vec::new, |l| heard(&l.loads(), &l.kept())),
         };
         let proposed = service.proposer.counts();
         let line = format!(
@@ -209,6 +211,7 @@ impl MetaStatusSource {
                 compared: known.map(|h| h.compared),
                 lacking: load.lacking,
                 version: programs.get(&n.node).cloned().unwrap_or_default(),
+                kept: load.kept,
             }
         });
         let data: Vec<_> = data.collect();
@@ -231,6 +234,7 @@ impl MetaStatusSource {
             }
         }));
         let (level_possible, level_note) = levels_of(own_meta.level, &meta);
+        let grace = if superblock.is_some_and(|s| s.restoring.is_none()) { self.grace(&data) } else { None };
         ClusterStatus {
             cluster: own.cluster.unwrap_or_default(),
             health: reasons.iter().map(|r| r.health).max().unwrap_or(Health::Ok),
@@ -256,7 +260,27 @@ impl MetaStatusSource {
                 inode_count: totals.inode_count,
                 session_count: own_meta.session_count,
             },
+            grace,
         }
+    }
+
+    /// The grace behind a restore, while it lasts, and what `data` keep for it.
+    fn grace(&self, data: &[DataNodeStatus]) -> Option<GraceStatus> {
+        let told = self.service.state.read(|view| {
+            let newest = namespace::lineage(view)?.pop();
+            Ok::<_, ViewError>(newest.zip(self.service.grace(view)?))
+        });
+        let (newest, grace) = told.ok()??;
+        let kept = || data.iter().filter_map(|server| server.kept);
+        Some(GraceStatus {
+            restored: newest.at.secs(),
+            until: grace.until.secs(),
+            kept: KeptStatus {
+                replicas: kept().map(|k| k.replicas).sum(),
+                bytes: kept().map(|k| k.bytes).sum(),
+            },
+            looked: kept().count() as u64,
+        })
     }
 
     async fn lookup_now(&self, path: Vec<u8>) -> Result<PathStatus, StatusError> {
@@ -553,10 +577,11 @@ fn reasons(
     reasons
 }
 
-fn heard(loads: &[(NodeId, NodeLoad)]) -> Vec<HeardStatus> {
+fn heard(loads: &[(NodeId, NodeLoad)], kept: &BTreeMap<NodeId, Kept>) -> Vec<HeardStatus> {
     let line = |(node, load): &(NodeId, NodeLoad)| {
         let NodeLoad { in_flight, read_rate, write_rate, compared, lacking } = *load;
-        HeardStatus { node: *node, in_flight, read_rate, write_rate, compared, lacking }
+        let kept = kept.get(node).copied().map(KeptStatus::from);
+        HeardStatus { node: *node, in_flight, read_rate, write_rate, compared, lacking, kept }
     };
     loads.iter().map(line).collect()
 }

@@ -16,7 +16,7 @@ use super::service::Service;
 use crate::namespace::{self, Op};
 use crate::net::Server;
 use crate::runtime::{self, StopSignal, Tasks};
-use crate::types::{ClusterId, Layout, Level, MetaNode, NodeId};
+use crate::types::{ClusterId, Layout, Level, MetaNode, NodeId, SessionId};
 use crate::wire::RpcError;
 use crate::wire::members::{MembersRequest, Refusal};
 
@@ -199,7 +199,8 @@ async fn tick(service: &Arc<Service>, config: &LeaderConfig, leader: &Leader) ->
         nameless = unknown;
         // Half of a dump is no reason to do anything.
         if namespace::superblock(view)?.is_some_and(|s| s.restoring.is_none()) {
-            ops.extend(leader.decide(view, &map, now)?);
+            let kept_below = service.grace(view)?.map_or(SessionId(0), |grace| grace.below);
+            ops.extend(leader.decide(view, &map, kept_below, now)?);
         }
         Ok(ops)
     });

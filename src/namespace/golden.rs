@@ -1,14 +1,20 @@
 //! Frozen bytes of the keys and records of the namespace. See `crate::golden`.
+//!
+//! Holds: every table that `keys.rs` names has a key and a value here.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 
 use bytes::Bytes;
 
 use super::acl::{Extended, Named};
-use super::keys;
+use super::dentry::HashRule;
 use super::locks::{LockCount, StoredLock, Waiting};
+use super::ops::fixture::Bench;
 use super::records::tests::sample_inode;
 use super::records::*;
+use super::restore::{Lineage, Restored, Restoring};
+use super::{BlockUse, Op, View, acl, block_refs, keys};
 use crate::golden::{self, Sample};
 use crate::types::*;
 
@@ -29,9 +35,8 @@ fn block() -> BlockRef {
     BlockRef { id, group: GroupId(3), len: 1000, checksum: Checksum(0xdead_beef) }
 }
 
-fn samples() -> Vec<Sample> {
-    let address = NodeAddress("a:1".into());
-    let superblock = Superblock {
+fn superblock() -> Superblock {
+    Superblock {
         cluster: ClusterId(0x0102),
         hash_seed: 3,
         hash_bits: 63,
@@ -43,7 +48,38 @@ fn samples() -> Vec<Sample> {
         inode_count: 8,
         used: 9,
         restoring: None,
+    }
+}
+
+/// Of restores: one that is under way, before and behind the dump's own superblock, and one that has ended.
+fn restores() -> Vec<Sample> {
+    let tally = Tally { records: 70_000, hash: StateHash(0xabcd) };
+    let dump = DumpStamp { cluster: ClusterId(0x0304), index: LogIndex(300), taken: Timestamp(5), tally };
+    let restoring = Restoring {
+        dump,
+        floor: 1 << 50,
+        next: 7,
+        tally: Tally { records: 300, hash: StateHash(0xef) },
+        last_key: Bytes::from_static(&[2, 0, 9]),
+        superblock: None,
     };
+    let with = |restoring| Superblock { restoring: Some(Box::new(restoring)), ..superblock() };
+    let restored = Restored {
+        cluster: ClusterId(0x0304),
+        dump: StateHash(0xabcd),
+        index: LogIndex(300),
+        floor: 1 << 50,
+        at: Timestamp(6),
+    };
+    vec![
+        of("a restore has begun", &with(restoring.clone())),
+        of("while it is restored", &with(Restoring { superblock: Some(superblock()), ..restoring })),
+        of("", &Lineage { restored: vec![restored] }),
+    ]
+}
+
+fn samples() -> Vec<Sample> {
+    let address = NodeAddress("a:1".into());
     let acl = Extended {
         users: vec![Named { id: 300, perm: 6 }],
         group: 5,
@@ -73,7 +109,7 @@ fn samples() -> Vec<Sample> {
         since: Timestamp(4),
     };
     let mut all = vec![
-        of("", &superblock),
+        of("", &superblock()),
         of_inode("untouched", &sample_inode(FileKind::File)),
         of_inode(
             "of a directory",
@@ -111,6 +147,7 @@ fn samples() -> Vec<Sample> {
         of("", &Block { refs: 2, len: 1000, checksum: Checksum(0xdead_beef), group: GroupId(3) }),
         of("", &orphan),
         of("born without a dentry", &Orphan { born, ..orphan }),
+        of("not yet freeing", &Orphan { freeing: false, ..orphan }),
         of("", &Session { ttl_ms: 9000, label: "me".into(), opened: Timestamp(5), oldest: RequestId(6) }),
         of("done", &StoredReply { behind: 1, reply: Ok(UpdateReply::Done) }),
         of("error", &StoredReply { behind: 0, reply: Err(FsError::Exists) }),
@@ -131,17 +168,104 @@ fn samples() -> Vec<Sample> {
     {
         all.push(of(&format!("{state:?}"), &node(state)));
     }
+    all.extend(restores());
     all
+}
+
+/// What no type of a record lays out, as operations store it, and each read back.
+fn values() -> Vec<Sample> {
+    let mut bench = Bench::new();
+    bench.with_groups();
+    let dir = bench.made(MakeNode { kind: FileKind::Dir, ..bench.file("dir") });
+    let file = bench.make_file("file");
+    let mut all = Vec::new();
+
+    const NO_ID: u32 = u32::MAX;
+    let plain = [(1, 7, NO_ID), (4, 5, NO_ID), (0x20, 1, NO_ID)];
+    let named =
+        [(1, 7, NO_ID), (2, 6, 300), (4, 5, NO_ID), (8, 4, 70_000), (0x10, 6, NO_ID), (0x20, 1, NO_ID)];
+    for (what, inode, name, value) in [
+        ("extended attribute", file, &b"user.a"[..], Bytes::from_static(b"value")),
+        ("extended attribute (empty)", file, &b"user.a"[..], Bytes::new()),
+        ("default access list", dir, acl::DEFAULT, acl::tests::value(&plain)),
+        ("default access list (of named ones)", dir, acl::DEFAULT, acl::tests::value(&named)),
+    ] {
+        let name = Bytes::from_static(name);
+        let set = SetXattr { inode, name: name.clone(), value: value.clone(), mode: XattrMode::Any };
+        assert_eq!(bench.update(Update::SetXattr(set)), Ok(UpdateReply::Done));
+        let stored = bench.view.get(&keys::xattr(inode, &name)).unwrap().unwrap();
+        assert_eq!(bench.ask(&Query::GetXattr { inode, name }), Ok(QueryReply::Xattr(value)));
+        all.push((what.to_owned(), stored.to_vec()));
+    }
+
+    let blocks = |indexes: [u64; 2]| indexes.map(|index| BlockId { session: bench.session, index });
+    let (gone, there) = (blocks([1, 1023]), blocks([2, 1024]));
+    for ids in [gone, there] {
+        let extent = |(id, offset)| {
+            let block = BlockRef { id, group: GroupId(1), len: 100, checksum: Checksum(4) };
+            Extent { offset, len: 100, source: ExtentSource::Block { block, block_offset: 0 } }
+        };
+        let extents = ids.into_iter().zip([0, 100]).map(extent).collect();
+        let publish = Publish { inode: file, extents, grow_to: None, append: false, mtime: None };
+        assert!(bench.update(Update::Publish(publish)).is_ok());
+    }
+    assert!(bench.command(Op::Reclaimed(gone.to_vec())).is_ok());
+    assert_eq!(block_refs(&bench.view, &gone).unwrap(), [BlockUse::Reclaimed; 2]);
+    let bitmap = bench.view.get(&keys::reclaimed(gone[0])).unwrap().unwrap();
+    all.push(("bitmap of reclaimed blocks".to_owned(), bitmap.to_vec()));
+
+    // Where names stand in their directories: the hash has a way of its own for each range of lengths.
+    let rule = HashRule::of(&superblock());
+    for len in [1, 3, 8, 16, 17, 128, 129, 240, 241, 255] {
+        let home = rule.home(&Name::new("n".repeat(len)).unwrap());
+        all.push((format!("cookie of a name of {len} bytes"), home.0.to_be_bytes().to_vec()));
+    }
+    all
+}
+
+/// Each table and the name of a sample of its values. The format level has a file of its own (`ops/level.rs`).
+const TABLES: [(u8, &str); 19] = [
+    (keys::SUPERBLOCK[0], "superblock"),
+    (keys::INODE, "inode (untouched)"),
+    (keys::DENTRY, "dentry"),
+    (keys::XATTR, "extended attribute"),
+    (keys::EXTENT, "extent (block)"),
+    (keys::BLOCK, "block"),
+    (keys::ORPHAN, "orphan"),
+    (keys::SESSION, "session"),
+    (keys::REPLY, "reply (done)"),
+    (keys::DATA_NODE, "data node (Up)"),
+    (keys::META_NODE, "meta node"),
+    (keys::GROUP, "group"),
+    (keys::RECLAIM, "reclaim"),
+    (keys::RECLAIMED, "bitmap of reclaimed blocks"),
+    (keys::HEALTHY[0], "healthy groups"),
+    (keys::LOCK, "lock (held)"),
+    (keys::LOCK_COUNT, "lock count"),
+    (keys::LABEL[0], "label"),
+    (keys::LINEAGE[0], "lineage"),
+];
+
+fn source(file: &str) -> String {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/namespace").join(file);
+    let text = std::fs::read_to_string(path).unwrap();
+    text.split("#[cfg(test)]").next().unwrap_or_default().to_owned()
+}
+
+/// The tables that there are, as `keys.rs` gives their numbers.
+fn tables() -> BTreeSet<u8> {
+    let number = |line: &str| {
+        let (name, value) = line.strip_prefix("pub(super) const ")?.strip_suffix(';')?.split_once(": ")?;
+        let value =
+            value.strip_prefix("u8 = ").or_else(|| value.strip_prefix("&[u8] = &[")?.strip_suffix(']'))?;
+        Some(value.parse().unwrap_or_else(|_| panic!("{name} is {value}")))
+    };
+    source("keys.rs").lines().filter_map(number).collect()
 }
 
 /// Names of the records, as the sources give them.
 fn names() -> Vec<String> {
-    let read = |file: &str| {
-        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/namespace").join(file);
-        let text = std::fs::read_to_string(path).unwrap();
-        text.split("#[cfg(test)]").next().unwrap_or_default().to_owned()
-    };
-    let sources = ["records.rs", "locks.rs"].map(read).concat();
+    let sources = ["records.rs", "locks.rs", "restore.rs"].map(source).concat();
     let lines = sources.lines().map(str::trim).filter(|line| line.ends_with("\";"));
     lines.filter_map(|line| Some(line.split_once(" = \"")?.1.trim_end_matches("\";").to_owned())).collect()
 }
@@ -150,12 +274,27 @@ fn names() -> Vec<String> {
 fn golden_records() {
     let all = samples();
     let names = names();
-    assert!(names.len() >= 16, "the records were not read: {names:?}");
+    assert!(names.len() >= 17, "the records were not read: {names:?}");
     for name in names {
         let is_it = |(sample, _): &Sample| *sample == name || sample.starts_with(&format!("{name} ("));
         assert!(all.iter().any(is_it), "record {name} has no frozen bytes: add a sample of it");
     }
     golden::check("records", all);
+}
+
+#[test]
+fn golden_values() {
+    let values = values();
+    let samples: BTreeSet<String> =
+        samples().into_iter().chain(values.iter().cloned()).map(|(name, _)| name).collect();
+    let mut tables = tables();
+    assert!(tables.remove(&keys::LEVEL[0]) && tables.len() >= 19, "keys.rs was not read: {tables:?}");
+    for (table, name) in TABLES {
+        assert!(tables.remove(&table), "table {table:#04x} is none of keys.rs");
+        assert!(samples.contains(name), "there is no sample {name}");
+    }
+    assert!(tables.is_empty(), "tables {tables:?} have no frozen value: add a sample of each");
+    golden::check("values", values);
 }
 
 #[test]
@@ -181,8 +320,10 @@ fn golden_keys() {
         ("lock count", keys::lock_count(SessionId(16), InodeId(17)).to_vec()),
         ("level", keys::LEVEL.to_vec()),
         ("label", keys::LABEL.to_vec()),
+        ("lineage", keys::LINEAGE.to_vec()),
     ];
-    let tags: std::collections::BTreeSet<u8> = keys.iter().map(|(_, key)| key[0]).collect();
+    let tags: BTreeSet<u8> = keys.iter().map(|(_, key)| key[0]).collect();
     assert_eq!(tags.len(), keys.len(), "each table has a tag of its own");
+    assert_eq!(tags, tables(), "each table has a frozen key");
     golden::check("keys", keys.map(|(name, key)| (name.to_owned(), key)).to_vec());
 }

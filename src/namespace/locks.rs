@@ -12,6 +12,7 @@
 //! would wait for ever.
 //! Not here: sessions, permissions (an open file is enough), how the waiting client learns of its turn.
 
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::ControlFlow;
 
@@ -181,8 +182,7 @@ impl Table {
     }
 
     pub(super) fn waiter_of(&self, session: SessionId, request: RequestId) -> Option<u64> {
-        let is_it = |l: &StoredLock| l.session == session && l.waiting.is_some_and(|w| w.request == request);
-        self.waiters().find(|(_, l)| is_it(l)).map(|(number, _)| number)
+        self.waiters().find(|(_, l)| is_request(l, session, request)).map(|(number, _)| number)
     }
 
     /// Gives up what `locker` holds within `range`; what reaches out of it stays.
@@ -243,14 +243,20 @@ impl Table {
         self.locks.clear();
     }
 
-    /// The first waiter with nobody in his way.
+    /// The first waiter with nobody in his way. Asked at every change of a table that may have a thousand waiters: whoever waits first
+    /// is in the way of most of them, and nobody behind him is looked at.
     pub(super) fn next(&self) -> Option<u64> {
-        self.waiters()
-            .find(|(number, l)| {
-                let heeds = l.waiting.is_some_and(|w| w.heeds_waiters);
-                self.in_the_way(*number, l, heeds).is_empty()
-            })
-            .map(|(number, _)| number)
+        let holders: Vec<&StoredLock> = self.holders().collect();
+        let mut earlier: Vec<&StoredLock> = Vec::new();
+        for (number, waiter) in self.waiters() {
+            let heeds_waiters = waiter.waiting.is_some_and(|w| w.heeds_waiters);
+            let is_held = holders.iter().any(|held| held.conflicts(waiter));
+            if !is_held && !(heeds_waiters && earlier.iter().any(|other| other.conflicts(waiter))) {
+                return Some(number);
+            }
+            earlier.push(waiter);
+        }
+        None
     }
 
     /// Lets all hold that can, in their order.
@@ -321,6 +327,51 @@ pub(super) fn files_of(view: &dyn View, session: SessionId, limit: usize) -> Res
     Ok(files)
 }
 
+/// The file whose locks the record under `key` belongs to, if it is a lock or a waiter.
+#[must_use]
+pub fn locked_file(key: &[u8]) -> Option<InodeId> {
+    if key.first() == Some(&keys::LOCK) { keys::first(key).map(InodeId) } else { None }
+}
+
+/// The place among the locks of a file at which a request waits; none if it does not.
+///
+/// # Errors
+/// When the view cannot be read.
+pub fn waiting_at(
+    view: &dyn View,
+    inode: InodeId,
+    session: SessionId,
+    request: RequestId,
+) -> Result<Option<u64>, ViewError> {
+    let mut place = None;
+    scan(view, &keys::locks(inode), |key, value| {
+        if is_request(&StoredLock::decode(value)?, session, request) {
+            place = keys::second(key);
+        }
+        Ok(if place.is_none() { ControlFlow::Continue(()) } else { ControlFlow::Break(()) })
+    })?;
+    Ok(place)
+}
+
+/// True if a request waits where [`waiting_at`] has found it: it moves only when it is granted.
+///
+/// # Errors
+/// When the view cannot be read.
+pub fn still_waits_at(
+    view: &dyn View,
+    inode: InodeId,
+    place: u64,
+    session: SessionId,
+    request: RequestId,
+) -> Result<bool, ViewError> {
+    let lock = read::<StoredLock>(view, &keys::lock(inode, place))?;
+    Ok(lock.is_some_and(|lock| is_request(&lock, session, request)))
+}
+
+fn is_request(lock: &StoredLock, session: SessionId, request: RequestId) -> bool {
+    lock.session == session && lock.waiting.is_some_and(|waiting| waiting.request == request)
+}
+
 /// True if `locker` holds nothing, as far as is looked: the first few files of its session.
 pub(super) fn holds_nothing(view: &dyn View, locker: Locker) -> Result<bool, ViewError> {
     let files = files_of(view, locker.0, SEARCHED_FILES + 1)?;
@@ -346,6 +397,7 @@ pub(super) fn deadlocks(
         return Ok(false);
     }
     let mut seen: BTreeSet<Locker> = BTreeSet::new();
+    let mut tables: BTreeMap<InodeId, Table> = BTreeMap::new();
     let mut next: Vec<Locker> = in_the_way.iter().copied().collect();
     while let Some(other) = next.pop() {
         if other == locker {
@@ -358,7 +410,11 @@ pub(super) fn deadlocks(
             return Ok(false);
         }
         for inode in files_of(view, other.0, SEARCHED_FILES)? {
-            let table = Table::load(view, inode)?;
+            // Most of those who wait for each other wait for the same files.
+            let table = match tables.entry(inode) {
+                Entry::Occupied(known) => known.into_mut(),
+                Entry::Vacant(unknown) => unknown.insert(Table::load(view, inode)?),
+            };
             for (number, waiter) in table.waiters().filter(|(_, w)| w.locker() == other) {
                 let heeds = waiter.waiting.is_some_and(|w| w.heeds_waiters);
                 next.extend(table.in_the_way(number, waiter, heeds));

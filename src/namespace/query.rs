@@ -92,8 +92,8 @@ fn answer(view: &dyn View, cred: &Cred, query: &Query) -> Step<QueryReply> {
             if view.get(&keys::session(*session))?.is_none() {
                 return Err(FsError::SessionExpired.into());
             }
-            let waiter = Table::load(view, *inode)?.waiter_of(*session, *request);
-            Ok(QueryReply::Waits(waiter.is_some()))
+            let place = locks::waiting_at(view, *inode, *session, *request)?;
+            Ok(QueryReply::Waits(place.is_some()))
         }
         Query::Steps { start, names } => seen::steps(view, cred, *start, names).map(QueryReply::Steps),
         Query::List { inode, after, limit } => {

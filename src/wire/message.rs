@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use crate::types::{
     BlockId, BlockRef, Capacity, Checksum, ClusterId, ClusterMap, Cred, Epoch, FsError, FsResult, InodeId,
     LogIndex, MetaNode, NodeAddress, NodeId, NodeReport, NodeSpec, NodeState, Query, QueryReply, RequestId,
-    RestoreStep, SessionId, Unreferenced, Update, UpdateResult,
+    RestoreStep, SessionId, Timestamp, Unreferenced, Update, UpdateResult,
 };
 
 use super::dump::{DumpReply, DumpRequest, RestoreProgress, RestoreRefusal};
@@ -114,6 +114,13 @@ pub enum MetaRequest {
     Dump(DumpRequest),
     /// The state of a dump is to become that of this cluster. Answered by [`MetaReply::Restore`].
     Restore(RestoreStep),
+    /// A data server says what it keeps for the grace behind a restore, and asks for that. Answered by [`MetaReply::Grace`].
+    Grace {
+        /// Which data server.
+        node: NodeId,
+        /// What it keeps; none: it has not looked yet.
+        kept: Option<Kept>,
+    },
 }
 
 /// How new the answer to a query has to be. New variants go to the end.
@@ -231,6 +238,34 @@ pub enum MetaReply {
     Dump(DumpReply),
     /// To Restore: how far it has come, or why not.
     Restore(Result<RestoreProgress, RestoreRefusal>),
+    /// To Grace: the one that runs now, if any.
+    Grace(Option<Grace>),
+}
+
+/// The time behind a restore in which blocks written before it are kept though nothing refers to them: a newer dump may.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Grace {
+    /// Blocks of sessions below this one were written before the restore.
+    pub below: SessionId,
+    /// When it ends.
+    pub until: Timestamp,
+}
+
+impl Grace {
+    /// True if `block` was written before the restore.
+    #[must_use]
+    pub fn covers(&self, block: BlockId) -> bool {
+        block.session < self.below
+    }
+}
+
+/// What a data server keeps for the grace behind a restore alone.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Kept {
+    /// Blocks.
+    pub block_count: u64,
+    /// Their bytes.
+    pub len: u64,
 }
 
 /// What is to become of a stored block.
@@ -238,7 +273,8 @@ pub enum MetaReply {
 pub enum BlockFate {
     /// An extent refers to it.
     Referenced,
-    /// Nothing refers to it yet, but its writer's session lives and may still publish it.
+    /// Nothing refers to it yet, but its writer's session lives and may still publish it; or it was written before a restore whose
+    /// grace is not over.
     Pending,
     /// In the reclaim queue.
     Queued,

@@ -10,6 +10,7 @@ use futures::future::BoxFuture;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+use super::message::Kept;
 use crate::types::{ClusterId, LevelRange, NodeId, NodeState, RetryClass};
 
 mod path;
@@ -181,6 +182,38 @@ pub struct HeardStatus {
     pub compared: bool,
     /// Blocks that it is known to lack; while it has not compared all, those found so far.
     pub lacking: u64,
+    /// What it keeps for the grace behind a restore; absent while there is none, or it has not looked.
+    pub kept: Option<KeptStatus>,
+}
+
+/// What a data server keeps for the grace behind a restore alone.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(default)]
+pub struct KeptStatus {
+    /// Replicas of blocks that nothing refers to.
+    pub replicas: u64,
+    /// Their bytes.
+    pub bytes: u64,
+}
+
+impl From<Kept> for KeptStatus {
+    fn from(kept: Kept) -> Self {
+        Self { replicas: kept.block_count, bytes: kept.len }
+    }
+}
+
+/// The grace behind a restore, while it lasts: blocks from before it are kept, though nothing refers to them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(default)]
+pub struct GraceStatus {
+    /// When the restore ended: seconds since 1970.
+    pub restored: i64,
+    /// When the grace ends: seconds since 1970.
+    pub until: i64,
+    /// What the data servers keep for it, of those that have looked.
+    pub kept: KeptStatus,
+    /// Data servers that have looked.
+    pub looked: u64,
 }
 
 /// A member of the raft group, as this server sees it.
@@ -226,6 +259,8 @@ pub struct DataStatus {
     pub compared: bool,
     /// Blocks that it is known to lack; while it has not compared all, those found so far.
     pub lacking: u64,
+    /// What it keeps for the grace behind a restore; absent while there is none, or it has not looked.
+    pub kept: Option<KeptStatus>,
 }
 
 /// One directory of a data server.
@@ -353,6 +388,8 @@ pub struct ClusterStatus {
     pub groups: GroupTotals,
     /// Sums over the filesystem.
     pub totals: Totals,
+    /// Behind a restore: what is kept, and how long.
+    pub grace: Option<GraceStatus>,
 }
 
 /// A metadata server as the cluster sees it.
@@ -434,6 +471,8 @@ pub struct DataNodeStatus {
     pub lacking: u64,
     /// Version of its program, as it said when it last connected to a metadata server; empty: not known.
     pub version: String,
+    /// What it keeps for the grace behind a restore; absent while there is none, or it has not looked.
+    pub kept: Option<KeptStatus>,
 }
 
 /// Groups, counted.

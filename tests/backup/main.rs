@@ -5,6 +5,7 @@
 mod common;
 
 mod disaster;
+mod grace;
 mod interrupted;
 mod refusals;
 mod under_load;

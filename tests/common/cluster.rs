@@ -160,6 +160,12 @@ impl Cluster {
         cluster
     }
 
+    /// Changes what the configurations of all servers say; each reads its own at its next start.
+    pub fn reshape(&mut self, change: impl FnOnce(&mut Shape)) {
+        change(&mut self.shape);
+        self.write_configs();
+    }
+
     /// Writes the configuration of every server, with the members that there are now.
     pub fn write_configs(&self) {
         for node in &self.nodes {

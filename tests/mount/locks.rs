@@ -14,7 +14,7 @@ use crate::record_lock::{Family, Want, set};
 const WAITERS: usize = 100;
 
 /// Requests that a mount has taken and not answered.
-fn in_flight(cluster: &Cluster, mount: &Mount) -> usize {
+pub fn in_flight(cluster: &Cluster, mount: &Mount) -> usize {
     let stats = cluster.command(&["stats", "--json", mount.dir.to_str().unwrap()]);
     let stats: serde_json::Value = serde_json::from_slice(&stats.stdout).unwrap();
     usize::try_from(stats["in_flight"].as_u64().unwrap()).unwrap()
@@ -24,7 +24,8 @@ fn open(path: &Path) -> File {
     OpenOptions::new().read(true).write(true).open(path).unwrap()
 }
 
-async fn waiting(cluster: &Cluster, mount: &Mount, count: usize) {
+/// Waits until so many of its requests are in flight: calls that wait for locks.
+pub async fn waiting(cluster: &Cluster, mount: &Mount, count: usize) {
     until(&format!("{count} to wait"), async || match in_flight(cluster, mount) {
         now if now == count => Ok(()),
         now => Err(format!("{now} requests in flight")),

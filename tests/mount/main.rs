@@ -13,6 +13,7 @@ mod bad_input;
 mod copies;
 mod crash;
 mod listing;
+mod lock_crowd;
 mod lock_model;
 mod locks;
 mod outage;

@@ -1,4 +1,4 @@
-//! Record locks of `fcntl(2)` on ranges, for a process or for an open file, without waiting.
+//! Record locks of `fcntl(2)` on ranges, for a process or for an open file.
 
 use std::fs::File;
 use std::io::{Error, Result};
@@ -51,6 +51,15 @@ pub fn set(file: &File, family: Family, want: Want, bytes: &Range<u64>) -> Resul
     let command = match family {
         Family::Process => libc::F_SETLK,
         Family::OpenFile => libc::F_OFD_SETLK,
+    };
+    call(file, command, &mut lock_of(want, bytes))
+}
+
+/// As [`set`], and waits as long as another is in the way.
+pub fn set_waiting(file: &File, family: Family, want: Want, bytes: &Range<u64>) -> Result<()> {
+    let command = match family {
+        Family::Process => libc::F_SETLKW,
+        Family::OpenFile => libc::F_OFD_SETLKW,
     };
     call(file, command, &mut lock_of(want, bytes))
 }

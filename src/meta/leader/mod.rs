@@ -10,6 +10,7 @@ mod orphans;
 mod reclaim;
 mod sessions;
 
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
@@ -19,6 +20,7 @@ use crate::namespace::{self, Op, View, ViewError};
 use crate::placement;
 use crate::runtime::Instant;
 use crate::types::{BlockId, ClusterMap, InodeId, NodeId, NodeLoad, NodeReport, SessionId};
+use crate::wire::message::Kept;
 
 use nodes::NodeTable;
 use orphans::OrphanTable;
@@ -57,6 +59,8 @@ struct Tables {
     orphans: OrphanTable,
     nodes: NodeTable,
     reclaim: ReclaimTable,
+    /// What each data server keeps for the grace behind a restore.
+    kept: BTreeMap<NodeId, Kept>,
 }
 
 impl Leader {
@@ -68,6 +72,7 @@ impl Leader {
             orphans: OrphanTable::default(),
             nodes: NodeTable::begin(now),
             reclaim: ReclaimTable::default(),
+            kept: BTreeMap::new(),
         };
         Self { tables: Mutex::new(tables), times, session_count: AtomicUsize::new(0) }
     }
@@ -99,19 +104,38 @@ impl Leader {
         self.tables.lock().reclaim.deleted(node, blocks);
     }
 
+    /// A data server keeps so much for the grace behind a restore.
+    pub fn keeps(&self, node: NodeId, kept: Kept) {
+        self.tables.lock().kept.insert(node, kept);
+    }
+
+    /// What each data server keeps for the grace behind a restore, of those that have looked.
+    #[must_use]
+    pub fn kept(&self) -> BTreeMap<NodeId, Kept> {
+        self.tables.lock().kept.clone()
+    }
+
     /// Newest load of each data server that was heard of.
     #[must_use]
     pub fn loads(&self) -> Vec<(NodeId, NodeLoad)> {
         self.tables.lock().nodes.loads()
     }
 
-    /// What is to be committed now: expiries, states and figures of data servers, groups, freed orphans, reclaimed blocks.
+    /// What is to be committed now: expiries, states and figures of data servers, groups, freed orphans, reclaimed blocks. Orphans of
+    /// before session `kept_below` are left alone.
     ///
     /// # Errors
     /// The namespace cannot be read.
-    pub fn decide(&self, view: &dyn View, map: &ClusterMap, now: Instant) -> Result<Vec<Op>, ViewError> {
+    pub fn decide(
+        &self,
+        view: &dyn View,
+        map: &ClusterMap,
+        kept_below: SessionId,
+        now: Instant,
+    ) -> Result<Vec<Op>, ViewError> {
         let mut ops = Vec::new();
         let mut tables = self.tables.lock();
+        tables.kept.retain(|node, _| map.data.contains_key(node));
 
         let sessions = namespace::sessions(view)?;
         self.session_count.store(sessions.len(), Ordering::Relaxed);
@@ -132,7 +156,7 @@ impl Leader {
         let after = tables.orphans.cursor();
         let page = namespace::orphans(view, after, PAGE)?;
         let alive: Vec<SessionId> = sessions.iter().map(|s| s.session).collect();
-        let free = tables.orphans.observe(&page, PAGE, &alive);
+        let free = tables.orphans.observe(&page, PAGE, &alive, kept_below);
         if !free.is_empty() {
             ops.push(Op::FreeOrphans(free));
         }

@@ -38,12 +38,14 @@ impl OrphanTable {
         self.cursor
     }
 
-    /// Takes note of a page of orphans, all there are behind the cursor up to `page_max`; gives those that nobody holds.
+    /// Takes note of a page of orphans, all there are behind the cursor up to `page_max`; gives those that nobody holds. One that lost its
+    /// last dentry before there was a session `kept_below` stays: behind a restore a newer dump may know a name for it.
     pub(super) fn observe(
         &mut self,
         page: &[OrphanInfo],
         page_max: usize,
         alive: &[SessionId],
+        kept_below: SessionId,
     ) -> Vec<InodeId> {
         let (behind, end) = (self.cursor, page.last().filter(|_| page.len() >= page_max).map(|o| o.inode));
         self.cursor = end;
@@ -55,6 +57,9 @@ impl OrphanTable {
         }
         let mut free = Vec::new();
         for orphan in page {
+            if orphan.sessions_below < kept_below && !orphan.freeing {
+                continue;
+            }
             let known = self.waiting.get(&orphan.inode).is_some_and(|w| w.holder == orphan.holder);
             if !known && !orphan.freeing {
                 self.forget(orphan.inode);
@@ -138,6 +143,9 @@ mod tests {
     use super::*;
     use crate::types::Timestamp;
 
+    /// Nothing is kept behind a restore.
+    const NOBODY: SessionId = SessionId(0);
+
     fn orphan(inode: u64, sessions_below: u64) -> OrphanInfo {
         OrphanInfo {
             inode: InodeId(inode),
@@ -153,7 +161,7 @@ mod tests {
         let mut table = OrphanTable::default();
         let alive = [SessionId(1), SessionId(2), SessionId(9)];
         let page = [orphan(70, 5)];
-        assert!(table.observe(&page, 8, &alive).is_empty());
+        assert!(table.observe(&page, 8, &alive, NOBODY).is_empty());
         assert_eq!(table.questions(SessionId(1), &[]), [InodeId(70)]);
         assert!(table.questions(SessionId(9), &[]).is_empty(), "a later session cannot hold it");
 
@@ -163,9 +171,9 @@ mod tests {
         assert_eq!(table.questions(SessionId(1), &[]), [InodeId(70)], "but with the next keep-alive");
 
         table.answered(SessionId(2), &[(InodeId(70), false)]);
-        assert!(table.observe(&page, 8, &alive).is_empty());
+        assert!(table.observe(&page, 8, &alive, NOBODY).is_empty());
         table.answered(SessionId(1), &[(InodeId(70), false)]);
-        assert_eq!(table.observe(&page, 8, &alive), [InodeId(70)]);
+        assert_eq!(table.observe(&page, 8, &alive, NOBODY), [InodeId(70)]);
     }
 
     /// A file made without a dentry is linked, opened by others and unlinked: what was said when it had no dentry must
@@ -177,17 +185,20 @@ mod tests {
         let no = [(InodeId(70), false)];
         for seen_while_linked in [true, false] {
             let mut table = OrphanTable::default();
-            assert!(table.observe(&unnamed, 8, &alive).is_empty());
+            assert!(table.observe(&unnamed, 8, &alive, NOBODY).is_empty());
             assert!(table.questions(SessionId(2), &[]).is_empty(), "its maker alone may hold it");
             if seen_while_linked {
-                assert!(table.observe(&[], 8, &alive).is_empty());
+                assert!(table.observe(&[], 8, &alive, NOBODY).is_empty());
                 assert!(table.waiting.is_empty() && table.questions(SessionId(1), &[]).is_empty());
             }
-            assert!(table.observe(&[orphan(70, 5)], 8, &alive).is_empty());
+            assert!(table.observe(&[orphan(70, 5)], 8, &alive, NOBODY).is_empty());
             table.answered(SessionId(1), &no);
-            assert!(table.observe(&[orphan(70, 5)], 8, &alive).is_empty(), "the other may hold it now");
+            assert!(
+                table.observe(&[orphan(70, 5)], 8, &alive, NOBODY).is_empty(),
+                "the other may hold it now"
+            );
             table.answered(SessionId(2), &no);
-            assert_eq!(table.observe(&[orphan(70, 5)], 8, &alive), [InodeId(70)]);
+            assert_eq!(table.observe(&[orphan(70, 5)], 8, &alive, NOBODY), [InodeId(70)]);
         }
     }
 
@@ -195,8 +206,21 @@ mod tests {
     fn a_session_that_ended_holds_nothing() {
         let mut table = OrphanTable::default();
         let page = [orphan(70, 5)];
-        assert!(table.observe(&page, 8, &[SessionId(1), SessionId(2)]).is_empty());
+        assert!(table.observe(&page, 8, &[SessionId(1), SessionId(2)], NOBODY).is_empty());
         table.session_ended(SessionId(1));
-        assert_eq!(table.observe(&page, 8, &[]), [InodeId(70)], "closed without an expiry");
+        assert_eq!(table.observe(&page, 8, &[], NOBODY), [InodeId(70)], "closed without an expiry");
+    }
+
+    /// A file without a name had got one behind the dump that was restored. Its blocks were freed with the orphan, and the newer dump that
+    /// knew the name came too late.
+    #[test]
+    fn orphans_of_before_a_restore_are_kept_for_its_grace() {
+        let mut table = OrphanTable::default();
+        let floor = SessionId(1 << 40);
+        let begun = OrphanInfo { freeing: true, ..orphan(72, 5) };
+        let page = [orphan(70, 5), orphan(71, floor.0), begun];
+        let free = table.observe(&page, 8, &[], floor);
+        assert_eq!(free, [InodeId(71), InodeId(72)], "those of this life go, and what had begun ends");
+        assert_eq!(table.observe(&[orphan(70, 5)], 8, &[], NOBODY), [InodeId(70)], "the grace is over");
     }
 }

@@ -7,7 +7,7 @@
 //! applier         one run of entries, or the swap to an installed snapshot, at a time; holds what runs have learnt
 //! disk            one batch of the writer or one chunk of a cut at a time; sled stands still for who holds it
 //! memory          overlay, stamp, engine; held for writing only over a merge, a retire or a swap
-//! queue, manifest, failure      leaves
+//! queue, locks, manifest, failure   leaves
 //! ```
 
 use std::path::{Path, PathBuf};
@@ -21,6 +21,7 @@ use super::StateConfig;
 use super::cut::{Cut, Disk};
 use super::engines::Engine;
 use super::frozen::Frozen;
+use super::lock_watch::LockWatch;
 use super::manifest::{DirLock, Manifest};
 use super::memory::{ApplyView, Memory};
 use super::packing::Packing;
@@ -41,6 +42,8 @@ pub(super) struct Core {
     /// The cut moved on or ended; waited for under `disk`.
     pub cut_progress: Condvar,
     pub memory: RwLock<Memory>,
+    /// Who waits for locks.
+    pub locks: LockWatch,
     pub queue: Queue,
     pub manifest: Mutex<Manifest>,
     /// Why nothing can be applied any more.
@@ -68,6 +71,7 @@ impl Core {
             disk: Mutex::new(Disk { stamp, cut: None }),
             cut_progress: Condvar::new(),
             memory: RwLock::new(memory),
+            locks: LockWatch::default(),
             queue,
             manifest: Mutex::new(manifest),
             failure: Mutex::default(),
@@ -159,6 +163,7 @@ impl Core {
         }
         stamp.position = position;
         self.memory.write().merge(self.queue.next_number(), stamp.clone(), &changes);
+        self.locks.changed(&changes);
         self.queue.push(stamp, changes);
         *memo = learnt;
         Ok(result)
@@ -301,6 +306,7 @@ impl Core {
         };
         drop(disk);
         drop(old);
+        self.locks.all_changed();
         recover::remove_views(&*self.config.disk, &self.config.dir, Some(manifest.view))
     }
 

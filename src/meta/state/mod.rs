@@ -15,6 +15,7 @@ mod filter;
 mod frozen;
 pub(crate) mod fuzz;
 mod journal;
+mod lock_watch;
 mod manifest;
 mod memory;
 mod packing;
@@ -34,6 +35,7 @@ use std::thread::JoinHandle;
 
 use parking_lot::Mutex;
 use serde::Serialize;
+use tokio::sync::watch;
 
 use self::core::Core;
 pub use self::frozen::Frozen;
@@ -45,7 +47,7 @@ use super::{Entry, Machine, Position, SnapshotFile, StateHash, StoreError, level
 use crate::namespace::{self, ChangeSet, Command, Memo, Reply, Txn, View, ViewError};
 use crate::runtime::disk::{Disk, RealDisk};
 use crate::runtime::{self, Task};
-use crate::types::{Level, LevelRange, LogIndex, codec};
+use crate::types::{InodeId, Level, LevelRange, LogIndex, codec};
 
 /// Where the state lives and how much memory it may take.
 #[derive(Clone, Debug)]
@@ -229,6 +231,11 @@ impl State {
     /// As [`State::frozen`].
     pub fn freeze(&self) -> Result<Frozen, StoreError> {
         self.core().freeze()
+    }
+
+    /// Changes when locks of a file do, from now on.
+    pub fn watch_locks(&self, inode: InodeId) -> watch::Receiver<()> {
+        self.core().locks.watch(inode)
     }
 
     /// Hash of the state in memory, and the index it belongs to.
