@@ -26,6 +26,7 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::config;
 use crate::types::NodeAddress;
+pub use cluster::{Operator, Outcome};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -145,11 +146,17 @@ fn key_value(text: &str) -> Result<(String, String), String> {
 
 /// Why a command failed: what goes to standard error, and the exit code.
 #[derive(Debug)]
-pub(crate) struct Failure {
+pub struct Failure {
     /// What, and what to do, in a line.
     pub(crate) message: String,
     /// 1, or 2 for a command line or configuration that cannot be.
     pub(crate) code: u8,
+}
+
+impl std::fmt::Display for Failure {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.message)
+    }
 }
 
 impl Failure {

@@ -312,6 +312,7 @@ fn golden_status_keys() {
         workers: vec![WorkerStatus::default()],
         meta: Some(MetaStatus {
             members: vec![MemberStatus::default()],
+            removed: vec![NodeId(1)],
             heard: vec![HeardStatus { kept, ..HeardStatus::default() }],
             programs: vec![ProgramStatus::default()],
             ..MetaStatus::default()

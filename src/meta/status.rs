@@ -117,6 +117,7 @@ impl MetaStatusSource {
             cache_bytes: state.cache_bytes,
             sled_bytes: state.sled_disk_bytes,
             members: members.collect(),
+            removed: service.consensus.members().removed.iter().copied().collect(),
             session_count: sessions as u64,
             inode_count: superblock.as_ref().map_or(0, |s| s.inode_count),
             epoch: superblock.as_ref().map_or(0, |s| s.epoch.0),

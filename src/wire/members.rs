@@ -272,7 +272,8 @@ impl Refusal {
 /// What an operator should know of a number of voters.
 #[must_use]
 pub fn warning(voters: usize, silent: usize) -> Option<String> {
-    let spare = (voters.max(1) - 1) / 2;
+    // A server that is no member yet, or not any more, knows of none.
+    let spare = voters.checked_sub(1)? / 2;
     if voters == 1 {
         return Some("one voter survives no failure: add two more".into());
     }
@@ -297,6 +298,7 @@ mod tests {
     fn even_numbers_and_silent_voters_are_warned_of() {
         assert_eq!(warning(3, 0), None);
         assert_eq!(warning(5, 1), None);
+        assert_eq!(warning(0, 0), None);
         for (voters, silent, word) in
             [(1, 0, "add two"), (4, 0, "4 voters survive 1 failures"), (3, 1, "1 of 3"), (5, 2, "2 of 5")]
         {

@@ -143,6 +143,9 @@ pub struct MetaStatus {
     pub sled_bytes: u64,
     /// Voters and learners.
     pub members: Vec<MemberStatus>,
+    /// Ids of metadata servers that were removed, as far as its state has applied; not used again.
+    #[schema(value_type = Vec<u64>)]
+    pub removed: Vec<NodeId>,
     /// Live sessions.
     pub session_count: u64,
     /// Inodes.

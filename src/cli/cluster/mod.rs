@@ -1,42 +1,32 @@
 //! `pohmelfs cluster`: the metadata servers that there are, changed while they serve.
 //!
-//! Each command may be sent to any server and sent again; the leader decides (`meta/members.rs`). `replace` and the waiting are made here, of
-//! the same small steps, so an interrupted one is simply started again. Holds: a refusal is one line with the way out, exit code 1.
+//! Each command may be sent to any server and sent again; the leader decides (`meta/members.rs`). The steps of each, waiting included, are
+//! an [`Operator`]'s; what the command line says and shows is here. Holds: a refusal is one line with the way out, exit code 1.
+
+mod operator;
 
 use std::io::{IsTerminal, Write};
 use std::process::ExitCode;
 use std::time::Duration;
 
-use bytes::Bytes;
 use clap::{Args, Subcommand};
 use serde_json::json;
 
 use super::connect::connect;
-use super::status::{self, known, program, table, who};
+use super::status::{known, program, table, who};
 use super::text::Out;
 use super::{Failure, Global};
 use crate::client::ClientOptions;
 use crate::config;
-use crate::net::Channel;
-use crate::runtime::{self, Instant};
-use crate::types::{NodeAddress, NodeId, codec};
-use crate::wire::RpcError;
-use crate::wire::members::{MembersOutcome, MembersRequest, Refusal};
-use crate::wire::message::{MetaReply, MetaRequest, kind};
+use crate::runtime;
+use crate::types::{NodeAddress, NodeId};
+use crate::wire::members::{MembersOutcome, MembersRequest};
 use crate::wire::status::ClusterStatus;
+use operator::PAUSE;
+pub use operator::{Operator, Outcome};
 
-/// Longest time for a change to be answered, elections included.
-const CHANGE_TIMEOUT: Duration = Duration::from_secs(30);
-/// Longest wait for one server: a change takes some commits, and a hand-over before it.
-const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(15);
-/// How long a server that is to catch up may be silent before the command gives up.
-const SILENCE_MAX: Duration = Duration::from_secs(15);
-/// Between two looks at how far a new server has come.
-const LOOK: Duration = Duration::from_millis(500);
 /// Looks at most until the list has what was done.
 const LOOKS_MAX: usize = 30;
-/// Between two tries while no server knows a leader.
-const PAUSE: Duration = Duration::from_millis(100);
 
 #[derive(Clone, Debug, Args)]
 #[command(after_help = "\
@@ -165,59 +155,54 @@ struct Wait {
     timeout: u64,
 }
 
+impl Wait {
+    fn longest(self) -> Duration {
+        Duration::from_secs(self.timeout)
+    }
+}
+
 pub(super) async fn run(global: &Global, args: &ClusterArgs) -> Result<ExitCode, Failure> {
-    let mut cluster = Cluster { channels: status::channels(&global.servers()?), json: args.json };
+    let mut printer = Printer { operator: Operator::new(&global.servers()?), json: args.json };
+    let operator = &mut printer.operator;
     let (outcome, wanted) = match &args.command {
         Command::Members => {
-            let status = cluster.look().await?;
-            return cluster.show_members(&status);
+            let status = operator.look().await?;
+            return printer.show_members(&status);
         }
         Command::Add { node, address, promote, wait } => {
-            let node = NodeId(*node);
-            let add = MembersRequest::Add { node, address: checked(address)? };
-            let voter = MembersRequest::Promote { node };
-            match cluster.change(&add).await? {
-                Ok(_) if *promote => (cluster.wait_for(&voter, node, *wait).await?, voter),
-                outcome => (outcome, add),
-            }
+            let (node, address) = (NodeId(*node), checked(address)?);
+            let outcome = operator.add(node, address.clone(), promote.then(|| wait.longest())).await?;
+            let learner = MembersRequest::Add { node, address };
+            (outcome, if *promote { MembersRequest::Promote { node } } else { learner })
         }
         Command::Promote { node, waits, wait } => {
             let node = NodeId(*node);
-            let request = MembersRequest::Promote { node };
-            let outcome = if *waits {
-                cluster.wait_for(&request, node, *wait).await?
-            } else {
-                cluster.change(&request).await?
-            };
-            (outcome, request)
+            let outcome = operator.promote(node, waits.then(|| wait.longest())).await?;
+            (outcome, MembersRequest::Promote { node })
         }
         Command::Remove { node } => {
-            let request = MembersRequest::Remove { node: NodeId(*node) };
-            (cluster.change(&request).await?, request)
+            let node = NodeId(*node);
+            (operator.remove(node).await?, MembersRequest::Remove { node })
         }
         Command::Replace { old, new, address, wait } => {
             let (old, new) = (NodeId(*old), NodeId(*new));
-            (cluster.replace(old, new, checked(address)?, *wait).await?, MembersRequest::Replace { old, new })
+            let outcome = operator.replace(old, new, checked(address)?, wait.longest()).await?;
+            (outcome, MembersRequest::Replace { old, new })
         }
         Command::TransferLeader { node } => {
-            let Some(from) = cluster.look().await?.leader else {
-                return Err(Failure::new(
-                    "no metadata leader is known: start metadata servers until a majority runs",
-                ));
-            };
-            let request = MembersRequest::TransferLeader { from, to: node.map(NodeId) };
-            (cluster.change(&request).await?, request)
+            let (request, outcome) = operator.transfer_leader(node.map(NodeId)).await?;
+            (outcome, request)
         }
         Command::Upgrade => {
-            let status = cluster.look().await?;
+            let status = operator.look().await?;
             if let Some(reason) = keeps_level(&status) {
                 return Err(Failure::new(reason));
             }
-            (cluster.change(&MembersRequest::RaiseLevel).await?, MembersRequest::RaiseLevel)
+            (operator.change(&MembersRequest::RaiseLevel).await?, MembersRequest::RaiseLevel)
         }
         Command::Label { label: None } => {
-            let label = cluster.look().await?.label;
-            print(&if cluster.json { json!({ "label": label }).to_string() + "\n" } else { label + "\n" })?;
+            let label = operator.look().await?.label;
+            print(&if printer.json { json!({ "label": label }).to_string() + "\n" } else { label + "\n" })?;
             return Ok(ExitCode::SUCCESS);
         }
         Command::Label { label: Some(label) } => {
@@ -228,7 +213,7 @@ pub(super) async fn run(global: &Global, args: &ClusterArgs) -> Result<ExitCode,
             return Ok(ExitCode::SUCCESS);
         }
     };
-    cluster.show_outcome(&outcome, &wanted).await
+    printer.show_outcome(&outcome, &wanted).await
 }
 
 /// Who keeps the cluster at its level, as far as one server tells. Asked before the leader is: one that knows nothing of levels would not
@@ -260,134 +245,12 @@ fn checked(address: &str) -> Result<NodeAddress, Failure> {
     Ok(NodeAddress(address.to_owned()))
 }
 
-type Outcome = Result<MembersOutcome, Refusal>;
-
-struct Cluster {
-    channels: Vec<(NodeAddress, Channel)>,
+struct Printer {
+    operator: Operator,
     json: bool,
 }
 
-impl Cluster {
-    /// The cluster as a server sees it that knows a leader, if there is one.
-    async fn look(&mut self) -> Result<ClusterStatus, Failure> {
-        let status = status::ask(&self.channels).await?;
-        // The leader first: nobody has to pass it on. And those that were given may be the ones that go.
-        for member in status.meta.iter().filter(|m| m.role == "voter" && m.reachable) {
-            let address = NodeAddress(member.address.clone());
-            if !self.channels.iter().any(|(known, _)| *known == address) {
-                self.channels.extend(status::channels(&[address]));
-            }
-        }
-        let leader = status.meta.iter().find(|m| Some(m.node) == status.leader).map(|m| m.address.clone());
-        self.channels.sort_by_key(|(address, _)| Some(&address.0) != leader.as_ref());
-        Ok(status)
-    }
-
-    /// Sends a request to one server after the other until one answers, the leader first.
-    async fn change(&mut self, request: &MembersRequest) -> Result<Outcome, Failure> {
-        let bytes = codec::encode(&MetaRequest::Members(request.clone())).map_err(Failure::new)?;
-        let deadline = runtime::now() + CHANGE_TIMEOUT;
-        let mut last = String::new();
-        while runtime::now() < deadline {
-            // Without a leader each of them would wait for one as long as it may.
-            if self.look().await?.leader.is_none() {
-                last = "no metadata leader is known: a majority of metadata servers must run".into();
-                runtime::sleep(PAUSE).await;
-                continue;
-            }
-            for (address, channel) in &self.channels {
-                let left = deadline.saturating_duration_since(runtime::now()).min(ATTEMPT_TIMEOUT);
-                let error = match channel.call(kind::META, bytes.clone(), Bytes::new(), left).await {
-                    Ok(reply) => match codec::decode(&reply.meta) {
-                        Ok(MetaReply::Members(outcome)) => return Ok(outcome),
-                        Ok(other) => return Err(Failure::new(format!("{address} answered {other:?}"))),
-                        Err(e) => return Err(Failure::new(format!("{address}: {e}"))),
-                    },
-                    Err(e) => e,
-                };
-                if let RpcError::Refused { .. } = error {
-                    return Err(Failure::new(format!("{address}: {error}")));
-                }
-                last = format!("{address}: {error}");
-            }
-            runtime::sleep(PAUSE).await;
-        }
-        Err(Failure::new(format!(
-            "nothing is known of the outcome, send the command again (it is not done twice). Last: {last}"
-        )))
-    }
-
-    /// Repeats a request until `node` has caught up, and says how far it is.
-    async fn wait_for(
-        &mut self,
-        request: &MembersRequest,
-        node: NodeId,
-        wait: Wait,
-    ) -> Result<Outcome, Failure> {
-        let deadline = runtime::now() + Duration::from_secs(wait.timeout);
-        let mut progress = Progress::default();
-        let mut silent_since: Option<Instant> = None;
-        loop {
-            let outcome = self.change(request).await?;
-            match &outcome {
-                Err(refusal) if refusal.mends_itself() && runtime::now() < deadline => {
-                    let lag = match refusal {
-                        Refusal::Behind { lag, .. } => Some(*lag),
-                        _ => self.look().await.ok().and_then(|status| {
-                            status.meta.iter().find(|m| m.node == node).and_then(|m| m.lag)
-                        }),
-                    };
-                    progress.say(node, lag);
-                }
-                // It has only just become a learner, and its connection is being made; or it is being started again.
-                Err(Refusal::Unreachable { .. })
-                    if silent_since.is_none_or(|since| since.elapsed() < SILENCE_MAX) =>
-                {
-                    silent_since.get_or_insert_with(runtime::now);
-                    progress.say(node, None);
-                    runtime::sleep(LOOK).await;
-                    continue;
-                }
-                _ => {
-                    progress.end();
-                    return Ok(outcome);
-                }
-            }
-            silent_since = None;
-            runtime::sleep(LOOK).await;
-        }
-    }
-
-    async fn replace(
-        &mut self,
-        old: NodeId,
-        new: NodeId,
-        address: NodeAddress,
-        wait: Wait,
-    ) -> Result<Outcome, Failure> {
-        let status = self.look().await?;
-        if old == new {
-            return Ok(Err(Refusal::SameNode));
-        }
-        // Before anything is changed: nobody is added for the sake of one who is not there.
-        match status.meta.iter().find(|m| m.node == old).map(|m| m.role.as_str()) {
-            Some("voter" | "leaving") => {}
-            Some("learner") => return Ok(Err(Refusal::NotVoter { node: old })),
-            _ if status.removed.contains(&old) => {}
-            _ => return Ok(Err(Refusal::Unknown { node: old })),
-        }
-        if status.removed.contains(&old) {
-            // Either this command was done already, or `old` went in another way: then the new one is a matter of `add`.
-            let is_in = status.meta.iter().any(|m| m.node == new && m.role == "voter");
-            return Ok(if is_in { Ok(MembersOutcome::Already) } else { Err(Refusal::Removed { node: old }) });
-        }
-        match self.change(&MembersRequest::Add { node: new, address }).await? {
-            Ok(_) => {}
-            refused => return Ok(refused),
-        }
-        self.wait_for(&MembersRequest::Replace { old, new }, new, wait).await
-    }
-
+impl Printer {
     async fn show_outcome(
         &mut self,
         outcome: &Outcome,
@@ -403,13 +266,13 @@ impl Cluster {
             Err(refusal) => return Err(Failure::new(refusal)),
         };
         // What was done is done, whether the list can be had or not; the server asked may hear of it a moment later.
-        let mut members = self.look().await;
+        let mut members = self.operator.look().await;
         for _ in 0..LOOKS_MAX {
             if members.as_ref().is_ok_and(|status| shows(status, wanted)) {
                 break;
             }
             runtime::sleep(PAUSE).await;
-            members = self.look().await;
+            members = self.operator.look().await;
         }
         match (self.json, members) {
             (true, Ok(status)) => {
@@ -497,36 +360,6 @@ fn render(status: &ClusterStatus, color: bool) -> String {
         text += &format!("\nwarning: {warning}\n");
     }
     text
-}
-
-/// A line that says how far a new server is: rewritten on a terminal, else repeated when there is news.
-#[derive(Default)]
-struct Progress {
-    said: Option<(Instant, Option<u64>)>,
-}
-
-impl Progress {
-    fn say(&mut self, node: NodeId, lag: Option<u64>) {
-        let lacks = lag
-            .map_or_else(|| "catches up".to_owned(), |lag| format!("catches up: it lacks {lag} log entries"));
-        let terminal = std::io::stderr().is_terminal();
-        let news =
-            self.said.is_none_or(|(at, before)| before != lag && at.elapsed() >= Duration::from_secs(2));
-        if terminal {
-            eprint!("\r\x1b[Kmetadata server {node} {lacks}");
-        } else if news {
-            eprintln!("metadata server {node} {lacks}");
-        }
-        if news {
-            self.said = Some((runtime::now(), lag));
-        }
-    }
-
-    fn end(&self) {
-        if self.said.is_some() && std::io::stderr().is_terminal() {
-            eprint!("\r\x1b[K");
-        }
-    }
 }
 
 #[cfg(test)]
