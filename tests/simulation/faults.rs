@@ -1,23 +1,22 @@
 //! What goes wrong in a run: drawn from its seed beforehand, so that a failing run can be repeated with less of it.
 //!
-//! Holds: whatever is broken is mended before the end; at most one metadata server loses its disk, and at most one data server has bits
-//! that flip.
+//! Holds: whatever is broken is mended before the end; no more metadata servers lose their disks at a time than raft can do without
+//! (`roll`), and at most one data server has bits that flip. Not here: which members come and go (`members`).
 
 use std::fmt;
 use std::path::Path;
 use std::time::Duration;
 
 use pohmelfs::net::simulated::{HostId, LinkQuality};
-use pohmelfs::types::NodeId;
 use pohmelfs::wire::members::MembersRequest;
 use pohmelfs::wire::message::MetaRequest;
-use pohmelfs::wire::status::MetaStatus;
 use rand::RngExt;
 use rand::rngs::StdRng;
 use rustix::io::Errno;
 
 use super::cluster::{Cluster, DATA, META, meta_addresses};
 use super::host::Program;
+use super::members::{self, Event};
 use super::workload;
 
 /// One thing that happens.
@@ -50,6 +49,8 @@ pub enum Fault {
     Rot(HostId, u64),
     /// A client dies amid its calls, and never comes back.
     KillClient(u32),
+    /// The members change.
+    Members(Event),
 }
 
 /// A fault and when it happens.
@@ -168,17 +169,21 @@ pub fn strike(cluster: &mut Cluster, fault: &Fault) {
         Fault::DiskError(host, calls, error) => cluster.hosts[host].disk.fail_call(calls, error),
         Fault::DiskFull(host) => cluster.hosts[host].disk.set_total(0),
         Fault::DiskRoom(host) => cluster.hosts[host].disk.set_total(1 << 40),
-        Fault::Wipe(host) => cluster.wipe(host),
+        Fault::Wipe(host) => {
+            if cluster.roll.may_wipe(host) {
+                cluster.roll.wiped(host);
+                cluster.wipe(host);
+            }
+        }
+        Fault::Members(ref event) => members::strike(cluster, event),
         Fault::KillClient(number) => cluster.hosts[META + DATA + number as usize].kill(),
     }
 }
 
 /// An operator asks that another server leads; what comes of it is his business.
 fn transfer(cluster: &mut Cluster) {
-    let leads = |(name, status): &(String, MetaStatus)| (status.raft_state == "leader").then(|| name.clone());
-    let Some(leader) = cluster.statuses().iter().find_map(leads) else { return };
-    let from = (0..META).position(|i| leader == format!("meta-{}", i + 1));
-    let Some(from) = from.map(|i| NodeId(i as u64 + 1)) else { return };
+    let leading = cluster.looks().into_iter().find(|look| look.meta.raft_state == "leader");
+    let Some(from) = leading.map(|look| look.node) else { return };
     let program: Program = Box::new(move |_disk| {
         Box::pin(async move {
             let client = workload::connect("operator", &meta_addresses()).await;
@@ -218,9 +223,12 @@ pub fn mend_all(cluster: &mut Cluster) {
         }
     }
     cluster.network.set_quality(quality(0, 2, 0));
-    for host in 0..META + DATA {
+    for host in cluster.servers() {
         cluster.hosts[host].disk.set_total(1 << 40);
         cluster.hosts[host].is_paused = false;
         cluster.start(host);
+    }
+    for operator in cluster.roll.operators() {
+        cluster.start(operator);
     }
 }

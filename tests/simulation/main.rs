@@ -1,5 +1,6 @@
 //! A whole cluster in one thread, under a seed: metadata servers, data servers and clients as they ship, on a network, disks and
-//! clocks that are simulated, with faults drawn from the seed. Every run prints its seed and can be repeated to the same trace.
+//! clocks that are simulated, with faults and changes of the members drawn from the seed. Every run prints its seed and can be repeated
+//! to the same trace.
 //!
 //! Each run is a process of its own (`a_run`, started by the other tests), so that nothing that one leaves behind, not even a counter
 //! of the standard library, changes the next.
@@ -13,8 +14,10 @@ mod judges;
 mod cluster;
 mod faults;
 mod host;
+mod members;
 mod model_rules;
 mod random_histories;
+mod roll;
 mod run;
 mod seeded;
 mod shrink;
@@ -32,6 +35,9 @@ const FIXED: std::ops::Range<u64> = 1..9;
 const FRESH: u64 = 8;
 /// Runs that making a failing one smaller may take.
 const SHRINK_RUNS_MAX: usize = 60;
+
+/// What panicked in a run.
+static PANICS: Mutex<Vec<String>> = Mutex::new(Vec::new());
 
 /// A number of the environment.
 fn number(name: &str) -> Option<u64> {
@@ -118,17 +124,28 @@ fn a_run() {
     for timed in plan.disturbances.iter().flatten() {
         println!("{timed}");
     }
-    let verdict = run::run(&plan);
+    // The tasks of servers catch what panics in a request, and go on.
+    let usual = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        PANICS.lock().unwrap().push(format!("something panicked: {panic}"));
+        usual(panic);
+    }));
+    let mut verdict = run::run(&plan);
+    verdict.broken.append(&mut PANICS.lock().unwrap());
+    for order in &verdict.orders {
+        println!("ordered {order}");
+    }
     for (server, reason) in &verdict.gave_up {
         println!("{server} gave up: {reason}");
     }
     println!(
-        "RUN {} calls ({} unknown), {} records, {} reads, {} faults, {:.1} s, {} looks, trace {:016x}",
+        "RUN {} calls ({} unknown), {} records, {} reads, {} faults, {} orders, {:.1} s, {} looks, trace {:016x}",
         verdict.calls,
         verdict.unknown,
         verdict.records,
         verdict.reads,
         plan.disturbances.iter().map(Vec::len).sum::<usize>(),
+        verdict.orders.len(),
         verdict.took.as_secs_f64(),
         verdict.looks,
         verdict.trace,
@@ -153,11 +170,30 @@ fn a_smaller_run() {
 
 #[test]
 fn the_same_seed_gives_the_same_trace() {
-    for seed in [3, 11] {
+    for seed in [3, 11, 18] {
         let [first, second] = [(); 2].map(|()| line(&printed(&child(seed, None)), "RUN ").to_owned());
         assert!(first.contains("trace"), "seed {seed}: {first}");
         assert_eq!(first, second, "seed {seed}");
     }
+}
+
+/// A patch that fits no more tells `scripts/simulate --broken` nothing.
+#[test]
+fn broken_builds_fit_the_sources() {
+    let root = env!("CARGO_MANIFEST_DIR");
+    let patches = std::fs::read_dir(format!("{root}/tests/simulation/broken")).unwrap();
+    let mut count = 0;
+    for patch in patches.map(|entry| entry.unwrap().path()) {
+        let mut command = Command::new("patch");
+        command.args(["--dry-run", "--force", "--strip=1", "--directory", root, "--input"]).arg(&patch);
+        let Ok(output) = command.output() else {
+            println!("there is no program `patch` here");
+            return;
+        };
+        assert!(output.status.success(), "{} fits no more:\n{}", patch.display(), printed(&output));
+        count += 1;
+    }
+    assert!(count > 10, "{count} patches");
 }
 
 #[test]

@@ -8,19 +8,23 @@
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use pohmelfs::types::ROOT_INODE;
+use pohmelfs::types::{Name, ROOT_INODE};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
-use super::cluster::{Cluster, META, meta_addresses};
+use super::cluster::{Cluster, META, address_of, meta_addresses};
 use super::faults::{self, Disturbance, Fault, Timed};
 use super::host::Program;
-use super::judges::invariants::{Watch, whole_namespace, whole_replicas};
+use super::judges::invariants::{
+    Watch, map_names_the_voters, removed_serve_nobody, whole_namespace, whole_replicas, whole_roll,
+};
 use super::judges::{Clock, judge};
+use super::members;
+use super::roll::Standing;
 use super::workload::{self, Work};
 
 /// Between two looks at the servers.
@@ -40,6 +44,8 @@ pub struct Plan {
     pub clients: u32,
     pub calls: usize,
     pub disturbances: Vec<Disturbance>,
+    /// Metadata servers may come and go.
+    pub has_newcomers: bool,
 }
 
 impl Plan {
@@ -48,8 +54,11 @@ impl Plan {
         let mut dice = StdRng::seed_from_u64(seed);
         let clients = dice.random_range(2..=5);
         let calls = dice.random_range(100..=700);
-        let disturbances = faults::plan(&mut dice, clients, FAULTS_FROM, FAULTS_UNTIL);
-        Self { seed, clients, calls, disturbances }
+        let mut disturbances = faults::plan(&mut dice, clients, FAULTS_FROM, FAULTS_UNTIL);
+        let changes = members::plan(seed, clients, FAULTS_FROM, FAULTS_UNTIL);
+        let has_newcomers = !changes.is_empty();
+        disturbances.extend(changes);
+        Self { seed, clients, calls, disturbances, has_newcomers }
     }
 }
 
@@ -68,6 +77,8 @@ pub struct Verdict {
     pub took: Duration,
     /// Looks at servers.
     pub looks: u64,
+    /// What operators were asked for, and what came of it.
+    pub orders: Vec<String>,
     /// Times that a server gave up and was started again.
     pub gave_up: Vec<(String, String)>,
     /// Hash of everything that was seen: equal for equal runs.
@@ -94,6 +105,11 @@ pub fn run(plan: &Plan) -> Verdict {
     for number in 0..plan.clients {
         running.cluster.add(&format!("client-{number}"), client(number, plan.seed, work.clone()));
     }
+    if plan.has_newcomers {
+        for _ in 0..members::NEWCOMERS {
+            running.cluster.newcomer();
+        }
+    }
     let mut faults: Vec<Timed> = plan.disturbances.iter().flatten().cloned().collect();
     faults.sort_by_key(|timed| timed.at);
     for Timed { at, fault } in faults {
@@ -112,7 +128,17 @@ pub fn run(plan: &Plan) -> Verdict {
             .broken
             .push(format!("clients hang: calls are still open {QUIET_WITHIN:?} after all was mended"));
     }
+    let roll = running.cluster.roll.clone();
+    running.go_on(QUIET_WITHIN, || roll.open().is_empty());
+    running
+        .verdict
+        .broken
+        .extend(roll.open().iter().map(|order| format!("all is mended, and it is not done: {order}")));
     running.judge(&work);
+    if plan.has_newcomers {
+        running.judge_removed();
+        running.judge_clients();
+    }
     running.end(&work)
 }
 
@@ -148,10 +174,12 @@ impl Running {
     }
 
     fn look(&mut self) {
-        for (name, status) in self.cluster.statuses() {
-            (&name, status.term, &status.raft_state, status.applied, &status.state_hash)
-                .hash(&mut self.trace);
-            if let Some(broken) = self.watch.look(&name, &status)
+        let looks = self.cluster.looks();
+        self.cluster.roll.look(&looks);
+        for look in looks {
+            let (name, meta) = (&look.name, &look.meta);
+            (name, meta.term, &meta.raft_state, meta.applied, &meta.state_hash).hash(&mut self.trace);
+            if let Some(broken) = self.watch.look(name, meta)
                 && !self.verdict.broken.contains(&broken)
             {
                 self.verdict.broken.push(broken);
@@ -159,61 +187,116 @@ impl Running {
         }
     }
 
-    /// Everything is mended: asks each metadata server for what it sees.
-    fn judge(&mut self, work: &Work) {
+    /// Runs `program` on a host of its own and waits for what it finds.
+    fn ask<P>(&mut self, name: &str, program: impl Fn() -> P + 'static)
+    where
+        P: Future<Output = Vec<String>> + Send + 'static,
+    {
         let found: Arc<Mutex<Option<Vec<String>>>> = Arc::default();
-        let (told, work) = (found.clone(), work.clone());
+        let told = found.clone();
         self.cluster.add(
-            "judge",
+            name,
             Box::new(move |_disk| {
-                let (told, work) = (told.clone(), work.clone());
+                let (told, program) = (told.clone(), program());
                 Box::pin(async move {
-                    let mut broken = Vec::new();
-                    for address in meta_addresses() {
-                        let client = workload::connect("judge", std::slice::from_ref(&address)).await;
-                        broken.extend(whole_namespace::broken(&client).await);
-                        for file in work.files.all() {
-                            if let Err(error) = file.read(&client, &work.clock, JUDGE).await {
-                                broken.push(format!(
-                                    "file {} cannot be read through {address}: {error}",
-                                    file.name
-                                ));
-                            }
-                        }
-                        client.close().await;
-                    }
-                    let client = workload::connect("judge", &meta_addresses()).await;
-                    broken.extend(whole_replicas::broken(&client).await);
-                    client.close().await;
-                    *told.lock() = Some(broken);
+                    let found = program.await;
+                    *told.lock() = Some(found);
                 })
             }),
         );
         if !self.go_on(QUIET_WITHIN, || found.lock().is_some()) {
-            self.verdict.broken.push("the servers do not answer the judge".into());
+            self.verdict.broken.push(format!("the servers do not answer the {name}"));
         }
         self.verdict.broken.extend(found.lock().take().unwrap_or_default());
-        // With nobody calling, all come to the same index.
-        let mut same = false;
+    }
+
+    /// Everything is mended: asks each voter for what it sees.
+    fn judge(&mut self, work: &Work) {
+        let voters = self.cluster.roll.all(Standing::Voter);
+        let asked = work.clone();
+        self.ask("judge", move || {
+            let (work, voters) = (asked.clone(), voters.clone());
+            async move {
+                let mut broken = Vec::new();
+                for address in voters.iter().map(|node| address_of(*node)) {
+                    let client = workload::connect("judge", std::slice::from_ref(&address)).await;
+                    broken.extend(whole_namespace::broken(&client).await);
+                    for file in work.files.all() {
+                        if let Err(error) = file.read(&client, &work.clock, JUDGE).await {
+                            broken.push(format!(
+                                "file {} cannot be read through {address}: {error}",
+                                file.name
+                            ));
+                        }
+                    }
+                    client.close().await;
+                }
+                let client = workload::connect("judge", &meta_addresses()).await;
+                broken.extend(whole_replicas::broken(&client).await);
+                let voters = voters.iter().map(|node| (*node, address_of(*node))).collect();
+                broken.extend(map_names_the_voters::broken(&client, &voters).await);
+                client.close().await;
+                broken
+            }
+        });
+        // With nobody calling, all come to the same index, and to know what they are.
+        let mut broken = Vec::new();
         for _ in 0..200 {
             self.go_on(Duration::from_millis(100), || false);
-            let statuses = self.cluster.statuses();
-            same = statuses.len() == META
-                && statuses.iter().all(|(_, s)| {
-                    (s.applied, &s.state_hash) == (statuses[0].1.applied, &statuses[0].1.state_hash)
-                });
-            if same {
+            let looks = self.cluster.looks();
+            let statuses: Vec<_> = looks.iter().map(|look| (look.node, &look.meta)).collect();
+            broken = whole_roll::broken(&self.cluster.roll.all(Standing::Voter), &statuses);
+            if broken.is_empty() {
                 break;
             }
         }
-        if !same {
-            let at: Vec<_> = self
-                .cluster
-                .statuses()
-                .into_iter()
-                .map(|(n, s)| (n, s.raft_state, s.term, s.applied))
-                .collect();
-            self.verdict.broken.push(format!("the metadata servers do not come to the same state: {at:?}"));
+        self.verdict.broken.extend(broken);
+        self.verdict.broken.extend(self.cluster.roll.broken());
+    }
+
+    /// Asks those that were removed and still run for what only a member knows.
+    fn judge_removed(&mut self) {
+        let removed = self.cluster.roll.all(Standing::Removed).into_iter();
+        let up = removed.filter(|node| self.cluster.is_in_service(self.cluster.roll.host(*node)));
+        let addresses: Vec<_> = up.map(|node| (node, address_of(node))).collect();
+        self.ask("judge of the removed", move || {
+            let addresses = addresses.clone();
+            async move { removed_serve_nobody::broken(&addresses).await }
+        });
+    }
+
+    /// A client that knows only those that made the cluster goes on without as many of them as may be away.
+    fn judge_clients(&mut self) {
+        let voters = self.cluster.roll.all(Standing::Voter);
+        let is_connected = Arc::new(AtomicBool::new(false));
+        let may_go_on = Arc::new(AtomicBool::new(false));
+        let (connected, go_on) = (is_connected.clone(), may_go_on.clone());
+        let done = Arc::new(AtomicBool::new(false));
+        let does = done.clone();
+        self.cluster.add(
+            "finder",
+            Box::new(move |_disk| {
+                let (connected, go_on, does) = (connected.clone(), go_on.clone(), does.clone());
+                Box::pin(async move {
+                    let client = workload::connect("finder", &meta_addresses()).await;
+                    connected.store(true, Ordering::Relaxed);
+                    while !go_on.load(Ordering::Relaxed) {
+                        pohmelfs::runtime::sleep(LOOK_EVERY).await;
+                    }
+                    let name = Name::new(b"finder").unwrap();
+                    let made = client.mkdir_at(ROOT_INODE, name, 0o755).await;
+                    does.store(made.is_ok(), Ordering::Relaxed);
+                })
+            }),
+        );
+        self.go_on(QUIET_WITHIN, || is_connected.load(Ordering::Relaxed));
+        let spare = voters.len().saturating_sub(1) / 2;
+        let hosts = voters.iter().map(|node| self.cluster.roll.host(*node));
+        let known: Vec<_> = hosts.filter(|host| *host < META).take(spare).collect();
+        known.into_iter().for_each(|host| self.cluster.kill(host));
+        may_go_on.store(true, Ordering::Relaxed);
+        if !self.go_on(QUIET_WITHIN, || done.load(Ordering::Relaxed)) {
+            self.verdict.broken.push(format!("a client does not find the voters, now {voters:?}"));
         }
     }
 
@@ -230,6 +313,7 @@ impl Running {
         self.verdict.unknown = history.calls().iter().filter(|call| call.outcome().is_none()).count();
         self.verdict.took = self.cluster.at;
         self.verdict.looks = self.watch.looks;
+        self.verdict.orders = self.cluster.roll.orders();
         self.verdict.gave_up = self.cluster.shared.gave_up.lock().clone();
         format!("{:?}", self.cluster.network.counts()).hash(&mut self.trace);
         self.verdict.trace = self.trace.finish();
