@@ -250,8 +250,9 @@ impl Table {
         let mut earlier: Vec<&StoredLock> = Vec::new();
         for (number, waiter) in self.waiters() {
             let heeds_waiters = waiter.waiting.is_some_and(|w| w.heeds_waiters);
-            let is_held = holders.iter().any(|held| held.conflicts(waiter));
-            if !is_held && !(heeds_waiters && earlier.iter().any(|other| other.conflicts(waiter))) {
+            let conflicts = |others: &[&StoredLock]| others.iter().any(|other| other.conflicts(waiter));
+            let is_kept_out = conflicts(&holders) || heeds_waiters && conflicts(&earlier);
+            if !is_kept_out {
                 return Some(number);
             }
             earlier.push(waiter);

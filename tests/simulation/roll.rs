@@ -386,9 +386,9 @@ mod tests {
 
     /// Three voters and three that may come, while a leader is there.
     fn roll() -> Roll {
-        let roll = Roll::new((1..=3).map(|node| (NodeId(node), node as usize - 1)));
-        for node in 4..=6 {
-            roll.newcomer(NodeId(node), node as usize + 6);
+        let roll = Roll::new((1..=3).zip(0..).map(|(node, host)| (NodeId(node), host)));
+        for (node, host) in (4..=6).zip(10..) {
+            roll.newcomer(NodeId(node), host);
         }
         roll.0.lock().is_founded = true;
         roll
