@@ -38,6 +38,12 @@ impl Tally {
         self.records = self.records.wrapping_add(1);
     }
 
+    /// Counts those of another part as well.
+    pub const fn join(&mut self, part: Self) {
+        self.hash.0 = self.hash.0.wrapping_add(part.hash.0);
+        self.records = self.records.wrapping_add(part.records);
+    }
+
     /// Counts one record less.
     pub fn subtract(&mut self, key: &[u8], value: &[u8]) {
         self.hash.0 = self.hash.0.wrapping_sub(record_hash(key, value));

@@ -189,10 +189,11 @@ impl RaftSnapshotBuilder<TypeConfig> for Builder {
     type SnapshotData = SnapshotFileRef;
 
     async fn build_snapshot(&mut self) -> Result<Snapshot, io::Error> {
-        let machine = self.0.clone();
+        let (machine, began) = (self.0.clone(), runtime::now());
         let file =
             runtime::blocking("build snapshot", move || machine.build_snapshot()).await.map_err(stop)?;
-        tracing::info!(snapshot = %file.id, index = %file.position.index, bytes = file.len, "snapshot built");
+        let took_ms = (runtime::now() - began).as_millis();
+        tracing::info!(snapshot = %file.id, index = %file.position.index, bytes = file.len, took_ms, "snapshot built");
         snapshot(file).map_err(stop)
     }
 }

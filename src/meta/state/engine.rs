@@ -11,6 +11,7 @@ use std::fs;
 use std::ops::{Bound, RangeBounds};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use bytes::Bytes;
 use quick_cache::Weighter;
@@ -20,8 +21,10 @@ use sled::IVec;
 use super::super::StoreError;
 use super::filter::KeyFilter;
 use super::page::{self, PageKey};
+use super::parts::{Part, parts};
 use super::record::{Stamp, Tally, seal, show, unseal};
 use crate::namespace::{Key, ViewError};
+use crate::runtime::processor_count;
 use crate::types::codec;
 
 /// The key of the stamp. No record has an empty key.
@@ -216,8 +219,8 @@ impl SledEngine {
         }
     }
 
-    /// Reads everything and compares its sum with the stamp: a lost, doubled or altered record anywhere is noticed. Fills
-    /// the filter on the way: to be called once, before the first read.
+    /// Reads everything, with all processors, and compares its sum with the stamp: a lost, doubled or altered record anywhere is noticed.
+    /// Fills the filter and the cache on the way: to be called once, before the first read.
     pub(super) fn verify(&self) -> Result<Stamp, StoreError> {
         let failed =
             |reason: String| StoreError::new(format!("verifying the view {}", self.dir.display()), reason);
@@ -229,12 +232,26 @@ impl SledEngine {
                 codec::decode::<Stamp>(bytes).map_err(|e| failed(e.to_string()))?
             }
         };
+        let parts = parts(&self.tree, STAMP_KEY, stamp.tally.records).map_err(|e| failed(e.to_string()))?;
+        let (next, readers) = (AtomicUsize::new(0), processor_count().min(parts.len()));
+        let read = || {
+            let mut tally = Tally::default();
+            while let Some(part) = parts.get(next.fetch_add(1, Ordering::Relaxed)) {
+                tally.join(self.read_part(part)?);
+            }
+            Ok::<_, ViewError>(tally)
+        };
         let mut tally = Tally::default();
-        for record in self.range(Bound::Excluded(STAMP_KEY), Bound::Unbounded) {
-            let (key, value) = record.map_err(|e| failed(e.reason))?;
-            tally.add(&key, &value);
-            self.filter.add(&key);
-        }
+        std::thread::scope(|scope| {
+            let others: Vec<_> = (1..readers).map(|_| scope.spawn(read)).collect();
+            tally.join(read()?);
+            for other in others {
+                let panicked = |_| ViewError { reason: "a thread that read a part of it panicked".into() };
+                tally.join(other.join().map_err(panicked)??);
+            }
+            Ok(())
+        })
+        .map_err(|e: ViewError| failed(e.reason))?;
         if tally != stamp.tally {
             return Err(failed(format!(
                 "its records ({}, hash {}) are not those of its stamp ({}, hash {})",
@@ -244,6 +261,21 @@ impl SledEngine {
         Ok(stamp)
     }
 
+    /// Sums up the records of a part, for the filter and, as far as there is room, for the cache.
+    fn read_part(&self, (from, to): &Part) -> Result<Tally, ViewError> {
+        let room = self.cache.capacity() / 8 * 7;
+        let mut tally = Tally::default();
+        for record in self.range(from.as_ref().map(|key| &**key), to.as_ref().map(|key| &**key)) {
+            let (key, value) = record?;
+            tally.add(&key, &value);
+            self.filter.add(&key);
+            if self.cache.weight() < room {
+                self.cache.insert(Key::from(&key[..]), Some(value));
+            }
+        }
+        Ok(tally)
+    }
+
     /// What a disk that lies would do.
     #[cfg(test)]
     pub(super) fn overwrite_raw(&self, key: &[u8], stored: &[u8]) {
@@ -251,6 +283,12 @@ impl SledEngine {
         let page = page::place(key);
         self.tree.insert(page.as_ref().map_or(key, |(page, _)| page.as_bytes()), stored).unwrap();
         self.cache.clear();
+    }
+
+    /// The records as they are stored.
+    #[cfg(test)]
+    pub(super) const fn tree(&self) -> &sled::Tree {
+        &self.tree
     }
 
     /// What a database that loses a record would do.
