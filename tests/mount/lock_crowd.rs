@@ -3,13 +3,12 @@
 use std::fs::{self, File, OpenOptions};
 use std::io::Result;
 use std::path::Path;
-use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
 use std::time::Duration;
 
 use crate::common::{Cluster, until};
-use crate::locks::{in_flight, waiting};
+use crate::locks::{flock_process, in_flight, waiting};
 use crate::mounts::{Mount, blocking, possible};
 use crate::record_lock::{Family, Want, is_free, set, set_waiting};
 
@@ -101,12 +100,7 @@ async fn more_than_a_file_takes_wait_for_its_lock() {
     let held = open(&a.path("lock"));
     held.lock().unwrap();
     set(&held, Family::OpenFile, Want::Write, &BYTES).unwrap();
-    let mut process = Command::new("flock")
-        .arg(b.path("lock"))
-        .args(["sleep", "1000"])
-        .stdout(Stdio::null())
-        .spawn()
-        .unwrap();
+    let mut process = flock_process(&b.path("lock"));
     waiting(&cluster, &b, 1).await;
 
     let crowd = Arc::new(Crowd::default());

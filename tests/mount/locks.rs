@@ -2,7 +2,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 
 use rustix::fs::{FlockOperation, fcntl_lock};
 
@@ -115,6 +115,11 @@ async fn waiters_harm_nobody() {
     assert_eq!(fs::read_to_string(b.path("count")).unwrap(), (2 * WAITERS).to_string());
 }
 
+/// A process that takes the lock of a file as soon as it can, and keeps it.
+pub fn flock_process(path: &Path) -> Child {
+    Command::new("flock").arg(path).args(["sleep", "1000"]).stdout(Stdio::null()).spawn().unwrap()
+}
+
 /// A process that waits for a lock is killed: it is gone, though the lock is held on, and leaves no claim behind.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_waiter_can_be_killed() {
@@ -126,12 +131,7 @@ async fn a_waiter_can_be_killed() {
     fs::write(a.path("lock"), b"").unwrap();
     let held = open(&a.path("lock"));
     held.lock().unwrap();
-    let mut waiter = Command::new("flock")
-        .arg(b.path("lock"))
-        .args(["sleep", "1000"])
-        .stdout(Stdio::null())
-        .spawn()
-        .unwrap();
+    let mut waiter = flock_process(&b.path("lock"));
     waiting(&cluster, &b, 1).await;
     waiter.kill().unwrap();
     until("the waiter to be gone", async || {

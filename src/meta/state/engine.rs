@@ -343,7 +343,11 @@ impl SledRecords<'_> {
         }
         let value = unseal(&key, &stored).ok_or_else(|| self.engine.unreadable(&key, WRONG_CHECKSUM))?;
         match page::place(&key) {
-            None => self.page.push_back((key.clone(), Bytes::copy_from_slice(value))),
+            // The reading began at a page, which may lie before the bounds.
+            None if self.bounds.contains(&key) => {
+                self.page.push_back((key.clone(), Bytes::copy_from_slice(value)));
+            }
+            None => {}
             Some((page, 0)) => {
                 for record in page::records(value) {
                     let (number, value) = record.ok_or_else(|| self.engine.unreadable(&key, NO_PAGE))?;
