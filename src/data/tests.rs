@@ -117,8 +117,11 @@ async fn a_data_server_moves_into_the_cluster_that_its_own_was_restored_into() {
     let server = DataServer::start(config.clone()).await.unwrap();
     let cluster = || server.core().store.cluster();
     let (kept, data) = block(1, 100);
-    Caller::new(&server).put(kept, &data).await.unwrap();
     let (gone, other) = block(2, 100);
+    // The sweep that follows a registration may come at any moment.
+    old.refer(kept);
+    old.refer(gone);
+    Caller::new(&server).put(kept, &data).await.unwrap();
     Caller::new(&server).put(gone, &other).await.unwrap();
     for _ in 0..3 {
         old.heartbeat().await;
@@ -233,8 +236,8 @@ async fn what_is_kept_for_the_grace_behind_a_restore_is_counted() {
     let caller = Caller::new(&server);
     for index in 0..3 {
         let (block, data) = block(index, 1000);
-        caller.put(block, &data).await.unwrap();
         fake.namespace.lock().pending.insert(block.id);
+        caller.put(block, &data).await.unwrap();
     }
     let kept = async |now: Option<Grace>| {
         fake.namespace.lock().grace = now;
@@ -262,8 +265,8 @@ async fn missing_and_damaged_blocks_are_fetched_from_the_group() {
     let caller = Caller::new(&first);
     let blocks: Vec<_> = (0..5).map(|index| block(index, 70_000)).collect();
     for (block, data) in &blocks {
-        caller.put(*block, data).await.unwrap();
         fake.refer(*block);
+        caller.put(*block, data).await.unwrap();
     }
     // A second member joins the group with empty directories.
     let second_config = config(102, place.path(), &[&fake.address]);
