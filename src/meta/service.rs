@@ -342,17 +342,35 @@ impl Service {
         let now = runtime::now();
         let until = now + deadline.saturating_duration_since(now).min(LOCK_PATIENCE) / 2;
         if let Query::LockWaits { inode, session, request } = *query {
-            // Before the first look: what is applied behind it wakes us.
-            let mut changes = self.state.watch_locks(inode);
-            let place = self.read(|view, _| namespace::waiting_at(view, inode, session, request))?;
-            if let Some(place) = place {
+            let (locks, asked) = (self.state.locks(), (inode, session, request));
+            let known = locks.place(asked).map_or_else(
+                || self.read(|view, _| namespace::waiting_at(view, inode, session, request)),
+                |place| Ok(Some(place)),
+            )?;
+            if let Some(place) = known {
+                // Before the first look: what is applied behind it wakes us.
+                let mut changes = locks.watch(asked, place);
                 let waits =
                     || self.read(|view, _| namespace::still_waits_at(view, inode, place, session, request));
                 // Nothing is lost when the wait is dropped: it is looked at all the same.
-                while waits()? && matches!(runtime::timeout_at(until, changes.changed()).await, Ok(Ok(()))) {}
+                while waits()? {
+                    if !matches!(runtime::timeout_at(until, changes.changed()).await, Ok(Ok(()))) {
+                        return self.waits_still();
+                    }
+                }
+                locks.forget(asked);
             }
         }
         self.answer(cred, query, Epoch(0), None)
+    }
+
+    /// The answer that makes a client ask again.
+    fn waits_still(&self) -> Result<MetaReply, RpcError> {
+        self.read(|view, now| {
+            let epoch = self.map_of(view, now)?.epoch;
+            let result = Ok(QueryReply::Waits(true));
+            Ok(MetaReply::Answered { result, epoch, addresses: Vec::new(), as_of: None })
+        })
     }
 
     async fn check(self: &Arc<Self>, deadline: Instant) -> Result<MetaReply, RpcError> {

@@ -328,10 +328,13 @@ pub(super) fn files_of(view: &dyn View, session: SessionId, limit: usize) -> Res
     Ok(files)
 }
 
-/// The file whose locks the record under `key` belongs to, if it is a lock or a waiter.
+/// The file and the place among its locks that the record under `key` is about, if it is a lock or a waiter.
 #[must_use]
-pub fn locked_file(key: &[u8]) -> Option<InodeId> {
-    if key.first() == Some(&keys::LOCK) { keys::first(key).map(InodeId) } else { None }
+pub fn lock_place(key: &[u8]) -> Option<(InodeId, u64)> {
+    if key.first() != Some(&keys::LOCK) {
+        return None;
+    }
+    Some((InodeId(keys::first(key)?), keys::second(key)?))
 }
 
 /// The place among the locks of a file at which a request waits; none if it does not.

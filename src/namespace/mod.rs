@@ -34,7 +34,7 @@ pub use inspect::{
 };
 pub use key::Key;
 pub use keys::counting_key_len;
-pub use locks::{locked_file, still_waits_at, waiting_at};
+pub use locks::{lock_place, still_waits_at, waiting_at};
 pub use memory::MemoryView;
 pub use query::query;
 pub use restore::{DumpRecord, Restored, RestoringInfo, dump_record, lineage, why_not_empty};

@@ -36,10 +36,10 @@ use std::thread::JoinHandle;
 
 use parking_lot::Mutex;
 use serde::Serialize;
-use tokio::sync::watch;
 
 use self::core::Core;
 pub use self::frozen::Frozen;
+pub use self::lock_watch::LockWatch;
 use self::manifest::DirLock;
 use self::memory::ReadView;
 use self::packing::Packing;
@@ -48,7 +48,7 @@ use super::{Entry, Machine, Position, SnapshotFile, StateHash, StoreError, level
 use crate::namespace::{self, ChangeSet, Command, Memo, Reply, Txn, View, ViewError};
 use crate::runtime::disk::{Disk, RealDisk};
 use crate::runtime::{self, Task};
-use crate::types::{InodeId, Level, LevelRange, LogIndex, codec};
+use crate::types::{Level, LevelRange, LogIndex, codec};
 
 /// Where the state lives and how much memory it may take.
 #[derive(Clone, Debug)]
@@ -234,9 +234,9 @@ impl State {
         self.core().freeze()
     }
 
-    /// Changes when locks of a file do, from now on.
-    pub fn watch_locks(&self, inode: InodeId) -> watch::Receiver<()> {
-        self.core().locks.watch(inode)
+    /// Who waits for locks, and where.
+    pub fn locks(&self) -> &LockWatch {
+        &self.core().locks
     }
 
     /// Hash of the state in memory, and the index it belongs to.

@@ -26,6 +26,9 @@ const IN_PLACE_MIN: usize = 64 << 10;
 /// Bytes staged at a time. A disk gives its full rate to requests of this size from two or three threads, and what was
 /// copied is still in the processor's cache.
 const STAGE_LEN: usize = 1 << 20;
+/// Bytes read at a time. Many disks, networked ones above all, answer one request of megabytes slower than several smaller ones, and
+/// readers of other blocks keep them busy.
+const READ_LEN: usize = 512 << 10;
 /// Shortest contents that go past the cache. Below it the wait for the disk costs more than the copy.
 pub(super) const LEN_MIN: usize = 256 << 10;
 
@@ -81,7 +84,8 @@ pub(super) fn read(file: &File, room: &mut [u8], offset: u64) -> io::Result<Opti
     }
     let mut done = 0;
     let read = loop {
-        match rustix::io::pread(file, &mut room[done..], offset + done as u64) {
+        let end = room.len().min(done + READ_LEN);
+        match rustix::io::pread(file, &mut room[done..end], offset + done as u64) {
             Ok(0) => break Ok(Some(done)),
             Ok(len) => {
                 done += len;
