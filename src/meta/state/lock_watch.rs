@@ -32,19 +32,23 @@ struct Watched {
     places: HashMap<LockPlace, watch::Sender<()>>,
     /// Where requests were found, so that who asks again is not searched for.
     found: HashMap<LockRequest, u64>,
-    /// Places at the last search for those that nobody waits for.
+    /// How many of either were left by the last search for those that nobody waits for.
     kept: usize,
 }
 
 impl Watched {
+    fn len(&self) -> usize {
+        self.places.len().max(self.found.len())
+    }
+
     fn tidy(&mut self) {
-        if self.places.len() < KEPT_MIN.max(self.kept.saturating_mul(2)) {
+        if self.len() < KEPT_MIN.max(self.kept.saturating_mul(2)) {
             return;
         }
         self.places.retain(|_, place| place.receiver_count() > 0);
         let places = &self.places;
         self.found.retain(|(inode, ..), place| places.contains_key(&(*inode, *place)));
-        self.kept = self.places.len();
+        self.kept = self.len();
     }
 }
 
@@ -139,6 +143,10 @@ mod tests {
         // Many come and go: what is remembered of them does not grow without an end.
         for number in 0..5 * KEPT_MIN as u64 {
             drop(locks.watch(request(7, number), number));
+            // Of every other one it is heard that it went.
+            if number % 2 == 0 {
+                locks.changed(&[change(0x10, 7, number)]);
+            }
         }
         let state = locks.state.lock();
         assert!(state.places.len() <= KEPT_MIN + 1 && state.found.len() <= KEPT_MIN + 1);
