@@ -38,12 +38,12 @@ struct Crowd {
 
 impl Crowd {
     /// One of them, from its coming until it has had the lock.
-    fn member(&self, number: usize, path: &Path) {
-        let (file, means) = (open(path), number / 2 % 2);
+    fn member(&self, number: usize, file: &File) {
+        let means = number / 2 % 2;
         let lock = || -> Result<()> {
             match means {
                 0 => file.lock(),
-                _ => set_waiting(&file, Family::OpenFile, Want::Write, &BYTES),
+                _ => set_waiting(file, Family::OpenFile, Want::Write, &BYTES),
             }
         };
         let mut told = false;
@@ -64,7 +64,7 @@ impl Crowd {
         self.holding[means].fetch_sub(1, SeqCst);
         match means {
             0 => file.unlock().unwrap(),
-            _ => set(&file, Family::OpenFile, Want::Unlock, &BYTES).unwrap(),
+            _ => set(file, Family::OpenFile, Want::Unlock, &BYTES).unwrap(),
         }
     }
 }
@@ -105,11 +105,14 @@ async fn more_than_a_file_takes_wait_for_its_lock() {
 
     let crowd = Arc::new(Crowd::default());
     let paths = [a.path("lock"), b.path("lock")];
+    // All open it before anybody asks: a machine that is busy with a thousand requests may be late with an open.
+    let files: Vec<File> = (0..CROWD).map(|number| open(&paths[number % 2])).collect();
     let members: Vec<_> = (0..CROWD)
-        .map(|number| {
-            let (crowd, path) = (crowd.clone(), paths[number % 2].clone());
+        .zip(files)
+        .map(|(number, file)| {
+            let crowd = crowd.clone();
             let thread = std::thread::Builder::new().stack_size(256 << 10);
-            thread.spawn(move || crowd.member(number, &path)).unwrap()
+            thread.spawn(move || crowd.member(number, &file)).unwrap()
         })
         .collect();
     until("all to wait or to be refused", async || {
