@@ -1,8 +1,8 @@
 //! Tells who waits for a lock that something became of its request.
 //!
 //! `core` says what was applied, `service` waits. Holds: what changed can be read before anybody is told. A request that waits has a place
-//! among the locks of its file; only a change of that place wakes who waits for it. So a thousand who wait for one file cost a look each
-//! when one of them is granted the lock, not a thousand.
+//! among the locks of its file; only a change of that place wakes who waits for it. So when one of a thousand is granted the lock, one
+//! looks, not a thousand.
 //! Not here: who waits, and whether he still does (`namespace`).
 
 use std::collections::HashMap;
@@ -17,7 +17,7 @@ use crate::types::{InodeId, RequestId, SessionId};
 const KEPT_MIN: usize = 1024;
 
 /// A file, and a place among its locks.
-pub type LockPlace = (InodeId, u64);
+type LockPlace = (InodeId, u64);
 /// A request that waits for a lock of a file.
 pub type LockRequest = (InodeId, SessionId, RequestId);
 
