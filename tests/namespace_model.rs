@@ -592,7 +592,7 @@ mod random_bytes {
     use super::*;
 
     proptest! {
-        #![proptest_config(ProptestConfig { cases: 400, failure_persistence: None, ..ProptestConfig::default() })]
+        #![proptest_config(ProptestConfig { cases: std::env::var("PROPTEST_CASES").map_or(400, |n| n.parse().unwrap()), failure_persistence: None, ..ProptestConfig::default() })]
 
         /// A damaged record is an error, never a panic: of any table, read by any question, command or check.
         #[test]
@@ -604,15 +604,22 @@ mod random_bytes {
                 value[0] = 1;
             }
             world.records.insert(key, value.into());
-            let _ = pohmelfs::namespace::check(&world);
-            let _ = pohmelfs::namespace::map(&world);
-            let _ = pohmelfs::namespace::sessions(&world);
-            let _ = query(&world, &Cred::root(), &Query::ReadDir { inode: ROOT_INODE, after: Cookie(0), limit: 9, with_attrs: true });
-            for command in COMMANDS.with(Clone::clone) {
-                let mut txn = Txn::new(&world);
-                let _ = apply(&mut txn, &command);
-                txn.finish();
+            use_all(&world);
+        }
+
+        /// Numbers of a record that were made as great as they can be are an error or are borne, never a panic: a sum may not pass its end.
+        #[test]
+        fn huge_numbers_in_records_never_panic(at in any::<prop::sample::Index>(), places in prop::collection::vec((any::<prop::sample::Index>(), 0..4usize), 1..3)) {
+            let mut world = WORLD.with(|w| MemoryView { records: w.records.clone() });
+            let (key, value) = at.get(&world.records.iter().map(|(k, v)| (k.clone(), v.to_vec())).collect::<Vec<_>>()).clone();
+            let mut value = value;
+            for (place, width) in places {
+                let huge: &[u8] = [&[0xfd_u8, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff][..], &[0xfc, 0xff, 0xff, 0xff, 0xff], &[0xfb, 0xff, 0xff], &[0]][width];
+                let i = place.index(value.len());
+                value.splice(i..=i, huge.iter().copied());
             }
+            world.records.insert(key, value.into());
+            use_all(&world);
         }
 
         /// Random bytes that happen to be a command are applied without a panic and without breaking anything.
@@ -633,6 +640,23 @@ mod random_bytes {
                 view.store(&changes);
                 prop_assert_eq!(check(&view), Vec::<String>::new(), "{:?}", command);
             }
+        }
+    }
+
+    /// Every check, question and command of the log on this state, whatever they answer.
+    fn use_all(world: &MemoryView) {
+        let _ = pohmelfs::namespace::check(world);
+        let _ = pohmelfs::namespace::map(world);
+        let _ = pohmelfs::namespace::sessions(world);
+        let _ = query(
+            world,
+            &Cred::root(),
+            &Query::ReadDir { inode: ROOT_INODE, after: Cookie(0), limit: 9, with_attrs: true },
+        );
+        for command in COMMANDS.with(Clone::clone) {
+            let mut txn = Txn::new(world);
+            let _ = apply(&mut txn, &command);
+            txn.finish();
         }
     }
 

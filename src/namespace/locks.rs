@@ -299,7 +299,8 @@ impl Table {
             }
             put_count(records, *session, self.inode, new.unwrap_or(0))?;
             let files = count(records, *session, InodeId(0))?;
-            let files = files + u64::from(old.is_none()) - u64::from(new.is_none() && files > 0);
+            let files =
+                files.saturating_add(u64::from(old.is_none())).saturating_sub(u64::from(new.is_none()));
             put_count(records, *session, InodeId(0), files)?;
         }
         Ok(())

@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 use super::ViewError;
 use super::acl::Extended;
 use super::restore::Restoring;
+use super::txn::corrupt;
 use crate::types::{
     Attr, BlockId, BlockRef, Checksum, ClusterId, DataNode, Epoch, ExtentSource, FileKind, Group, GroupId,
     InodeId, Layout, MetaNode, Name, RequestId, SessionId, Timestamp, UpdateResult, Version, codec,
@@ -121,9 +122,24 @@ impl Record for Superblock {
     fn decode(bytes: &[u8]) -> Result<Self, ViewError> {
         if bytes.first() == Some(&SuperblockRestoring::VERSION) {
             let SuperblockRestoring { superblock, restoring } = SuperblockRestoring::decode(bytes)?;
-            return Ok(Self { restoring: Some(restoring), ..superblock });
+            return Self { restoring: Some(restoring), ..superblock }.checked();
         }
-        decode(Self::VERSION, Self::NAME, bytes)
+        decode::<Self>(Self::VERSION, Self::NAME, bytes)?.checked()
+    }
+}
+
+impl Superblock {
+    /// This one, if its counters can be added to: no cluster lives long enough to bring one near its end, damage does.
+    fn checked(self) -> Result<Self, ViewError> {
+        const ROOM: u64 = 1 << 32;
+        let numbers = [self.epoch.0, self.next_inode.0, self.next_session.0, self.inode_count];
+        if numbers.iter().any(|n| *n > u64::MAX - ROOM) || self.used > u128::MAX >> 1 {
+            return Err(corrupt(format!(
+                "superblock record: a counter of {numbers:?}, {} is at its end",
+                self.used
+            )));
+        }
+        Ok(self)
     }
 }
 
@@ -278,6 +294,20 @@ impl Inode {
 
     pub(super) fn is_dir(&self) -> bool {
         self.kind == FileKind::Dir
+    }
+
+    /// A directory: `dentries` more and, among them, `dirs` more of directories.
+    pub(super) fn count_dentries(&mut self, dentries: i64, dirs: i32) -> Result<(), ViewError> {
+        match (self.size.checked_add_signed(dentries), self.nlink.checked_add_signed(dirs)) {
+            (Some(size), Some(nlink)) => (self.size, self.nlink) = (size, nlink),
+            _ => {
+                let Self { size, nlink, .. } = self;
+                return Err(corrupt(format!(
+                    "a directory of {size} dentries and {nlink} links cannot have {dentries} and {dirs} more"
+                )));
+            }
+        }
+        Ok(())
     }
 
     /// Its contents changed at `at` (and so its attributes).
@@ -560,6 +590,33 @@ pub(super) mod tests {
         frozen(&Group { group: GroupId(1), members: vec![NodeId(2), NodeId(3)] }, "0101020203");
         frozen(&Reclaim { group: GroupId(1) }, "0101");
         assert_eq!(hex(&Healthy::encode(&[GroupId(1), GroupId(258)])), "010000000100000102");
+    }
+
+    /// A directory of no dentries loses one, a counter is at its end: damage, which is no reason to wrap round or to panic.
+    #[test]
+    fn counts_do_not_pass_their_ends() {
+        let mut dir = Inode { nlink: 2, ..sample_inode(FileKind::Dir) };
+        assert!(dir.count_dentries(1, 1).is_ok());
+        assert_eq!((dir.size, dir.nlink), (1, 3));
+        assert!(dir.count_dentries(-2, 0).is_err() && dir.count_dentries(-1, -4).is_err());
+        assert_eq!((dir.size, dir.nlink), (1, 3));
+        (dir.size, dir.nlink) = (u64::MAX, u32::MAX);
+        assert!(dir.count_dentries(1, 0).is_err() && dir.count_dentries(0, 1).is_err());
+        let superblock = |next_inode| Superblock {
+            cluster: ClusterId(1),
+            hash_seed: 0,
+            hash_bits: 63,
+            layout: Layout::default(),
+            epoch: Epoch(1),
+            newest: Timestamp(0),
+            next_inode: InodeId(next_inode),
+            next_session: SessionId(1),
+            inode_count: 1,
+            used: 0,
+            restoring: None,
+        };
+        assert!(Superblock::decode(&superblock(u64::MAX >> 1).encode()).is_ok());
+        assert!(Superblock::decode(&superblock(u64::MAX).encode()).is_err());
     }
 
     #[test]

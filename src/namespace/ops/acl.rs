@@ -93,7 +93,8 @@ fn set_default(
             return Err(FsError::NoSpace.into());
         }
         (Some(_), false) => inode.xattr_count + 1,
-        (None, true) => inode.xattr_count - 1,
+        // A list without a count is damage, which `check` reports.
+        (None, true) => inode.xattr_count.saturating_sub(1),
         _ => inode.xattr_count,
     };
     match list {

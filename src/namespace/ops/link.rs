@@ -34,9 +34,9 @@ pub(crate) fn link(txn: &mut Txn<'_>, caller: &Caller<'_>, link: &Link) -> Step<
     let entry = Entry { inode: link.inode, kind: inode.kind, name: link.name.clone() };
     dentry::insert(&txn.records, rule, link.parent, entry)?;
     txn.with_inode(link.parent, |parent| {
-        parent.size += 1;
         parent.modified(caller.at);
-    })?;
+        parent.count_dentries(1, 0)
+    })??;
     if inode.nlink == 0 {
         txn.records.delete(&keys::orphan(link.inode))?;
     }

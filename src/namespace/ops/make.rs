@@ -62,10 +62,9 @@ pub(crate) fn make(txn: &mut Txn<'_>, caller: &Caller<'_>, make: &MakeNode) -> S
         txn.records.put_fresh(&keys::extent(id, len), &StoredExtent { len, source });
     }
     txn.with_inode(make.parent, |parent| {
-        parent.size += 1;
-        parent.nlink += u32::from(is_dir);
         parent.modified(caller.at);
-    })?;
+        parent.count_dentries(1, i32::from(is_dir))
+    })??;
     Ok(UpdateReply::Made { attr, created: true })
 }
 

@@ -118,8 +118,8 @@ fn replace(
     to: Option<End>,
 ) -> Step<UpdateReply> {
     let id = from.entry.inode;
-    let dir = u32::from(from.inode.is_dir());
-    let replaced_dir = to.as_ref().map_or(0, |to| u32::from(to.inode.is_dir()));
+    let dir = i32::from(from.inode.is_dir());
+    let replaced_dir = to.as_ref().map_or(0, |to| i32::from(to.inode.is_dir()));
     dentry::remove(&txn.records, rename.from_parent, from.cookie)?;
     if let Some(to) = &to {
         // The target's place in the listing stays.
@@ -130,15 +130,13 @@ fn replace(
         dentry::insert(&txn.records, rule, rename.to_parent, entry)?;
     }
     txn.with_inode(rename.from_parent, |parent| {
-        parent.size -= 1;
-        parent.nlink -= dir;
         parent.modified(caller.at);
-    })?;
+        parent.count_dentries(-1, -dir)
+    })??;
     txn.with_inode(rename.to_parent, |parent| {
-        parent.size += u64::from(to.is_none());
-        parent.nlink = parent.nlink - replaced_dir + dir;
         parent.modified(caller.at);
-    })?;
+        parent.count_dentries(i64::from(to.is_none()), dir - replaced_dir)
+    })??;
     txn.with_inode(id, |inode| {
         if inode.is_dir() {
             inode.parent = rename.to_parent;
@@ -165,9 +163,9 @@ fn swap(
         [(rename.from_parent, &to.inode, &from.inode), (rename.to_parent, &from.inode, &to.inode)]
     {
         txn.with_inode(parent, |parent| {
-            parent.nlink = parent.nlink - u32::from(goes.is_dir()) + u32::from(comes.is_dir());
             parent.modified(caller.at);
-        })?;
+            parent.count_dentries(0, i32::from(comes.is_dir()) - i32::from(goes.is_dir()))
+        })??;
     }
     for (end, parent) in [(&from, rename.to_parent), (&to, rename.from_parent)] {
         txn.with_inode(end.entry.inode, |inode| {

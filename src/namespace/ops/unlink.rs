@@ -22,10 +22,9 @@ pub(crate) fn unlink(txn: &mut Txn<'_>, caller: &Caller<'_>, unlink: &Unlink) ->
 
     dentry::remove(&txn.records, unlink.parent, cookie)?;
     txn.with_inode(unlink.parent, |parent| {
-        parent.size -= 1;
-        parent.nlink -= u32::from(child.is_dir());
         parent.modified(caller.at);
-    })?;
+        parent.count_dentries(-1, -i32::from(child.is_dir()))
+    })??;
     Ok(UpdateReply::Removed(Some(drop_dentry(txn, entry.inode, &child, caller.at)?)))
 }
 
