@@ -7,6 +7,8 @@ use std::collections::VecDeque;
 use std::path::Path;
 
 use bytes::Bytes;
+use futures::stream::FuturesUnordered;
+use futures::{FutureExt, StreamExt};
 
 use crate::runtime::{self, Buffer, Task};
 use crate::types::{
@@ -122,45 +124,52 @@ impl Client {
 
     /// Makes all bytes of `reader` durable as blocks, or keeps them if they are few.
     async fn upload_all(&self, mut reader: impl BlockReader) -> Result<Contents, ClientError> {
-        let (small, small_len) = reader.fill(Buffer::new(INLINE_LEN_MAX + 1, 0), 0).await?;
+        let (small, small_len) = reader.fill(Buffer::new(INLINE_LEN_MAX + 1, 0, 0), 0).await?;
         if small_len <= INLINE_LEN_MAX {
             return Ok(Contents::Small(small.freeze(small_len)));
         }
         let core = &self.core;
         let session = core.session(core.deadline()).await?;
         let block_len = usize::try_from(self.map().layout.block_len).unwrap_or(1 << 20).max(small_len);
-        let mut running: VecDeque<Task<Result<BlockRef, ClientError>>> = VecDeque::new();
-        let mut extents = Vec::new();
-        let mut len = 0;
-        let mut add = |block: BlockRef| {
-            let source = ExtentSource::Block { block, block_offset: 0 };
-            extents.push(Extent { offset: len, len: u64::from(block.len), source });
-            len += u64::from(block.len);
-        };
+        // With the number of the block. The oldest is not waited for while others are done: a slow one would keep the servers idle.
+        let mut running = FuturesUnordered::new();
+        let mut blocks: Vec<Option<BlockRef>> = Vec::new();
         let mut begun = &small[..];
+        let mut end = false;
         loop {
+            while end || running.len() >= core.options.blocks_in_flight.max(1) {
+                let Some((number, block)) = running.next().await else { break };
+                blocks[number] = Some(block?);
+            }
+            if end {
+                break;
+            }
             // The permit before the bytes: nobody waits for room while holding a block that cannot move on.
             let permit = budget::take(&core.budget, block_len).await;
-            let mut block = Buffer::new(block_len, 0);
+            let mut block = Buffer::new(block_len, 0, 0);
             block[..begun.len()].copy_from_slice(begun);
             let (block, filled) = reader.fill(block, begun.len()).await?;
             begun = &[];
-            let end = filled < block_len;
+            end = filled < block_len;
             if filled > 0 {
+                let number = blocks.len();
+                blocks.push(None);
                 let (core, session, bytes) = (core.clone(), session.clone(), block.freeze(filled));
-                running.push_back(runtime::spawn("client-upload", async move {
+                let task = runtime::spawn("client-upload", async move {
                     let _permit = permit;
                     core.upload(&session, bytes, core.deadline()).await
-                }));
-            }
-            while running.len() >= core.options.blocks_in_flight.max(1) || end {
-                let Some(oldest) = running.pop_front() else { break };
-                add(oldest.await.unwrap_or(Err(ClientError::Closed))?);
-            }
-            if end {
-                return Ok(Contents::Blocks { extents, len, session });
+                });
+                running.push(task.map(move |block| (number, block.unwrap_or(Err(ClientError::Closed)))));
             }
         }
+        let mut extents = Vec::new();
+        let mut len = 0;
+        for block in blocks.into_iter().flatten() {
+            let source = ExtentSource::Block { block, block_offset: 0 };
+            extents.push(Extent { offset: len, len: u64::from(block.len), source });
+            len += u64::from(block.len);
+        }
+        Ok(Contents::Blocks { extents, len, session })
     }
 
     /// Gives the file its new contents.

@@ -168,7 +168,8 @@ async fn greet(shared: &Shared) -> Result<(Link, Arc<Connection>), RpcError> {
     let bad = |reason: String| RpcError::BadFrame { peer: peer(), reason };
     let stream =
         socket::connect(&shared.address, shared.options.silence_timeout).await.map_err(unreachable)?;
-    let mut link = Link::new(stream, Decoder::new(|_| (Greeting::LEN_MAX, 0)), usize::MAX, STALL_TIMEOUT);
+    let decoder = Decoder::new(|_| (Greeting::LEN_MAX, 0));
+    let mut link = Link::new(stream, decoder, usize::MAX, STALL_TIMEOUT, 0);
     let outbox = Outbox::default();
     let hello = shared.hello.lock().clone();
     let greeting = Greeting { hello, class: shared.class, credits: shared.options.in_flight_max }.encode();

@@ -159,8 +159,8 @@ enum Event {
     Tick,
 }
 
-/// The body of a large frame on its way into memory of its own, where its payload begins a page: it can be written from there
-/// past the page cache.
+/// The body of a large frame on its way into memory of its own, where its payload lies in pages as it will in a file: it can be
+/// written from there past the page cache.
 struct Body {
     memory: Buffer,
     filled: usize,
@@ -178,6 +178,8 @@ pub(super) struct Link {
     /// Bytes on their way out above which nothing is read any more; a peer that takes no replies gets no more.
     pause_above: usize,
     stall: Duration,
+    /// Where in a page the payload of a large frame begins.
+    page_offset: usize,
     ticks: Interval,
     read_at: Instant,
     written_at: Instant,
@@ -188,7 +190,13 @@ pub(super) struct Link {
 }
 
 impl Link {
-    pub(super) fn new(stream: Stream, decoder: Decoder, pause_above: usize, stall: Duration) -> Self {
+    pub(super) fn new(
+        stream: Stream,
+        decoder: Decoder,
+        pause_above: usize,
+        stall: Duration,
+        page_offset: usize,
+    ) -> Self {
         let (read, write) = stream.into_split();
         let at = now();
         Self {
@@ -201,6 +209,7 @@ impl Link {
             writing_bytes: 0,
             pause_above,
             stall,
+            page_offset,
             ticks: interval((stall / 4).max(Duration::from_millis(1))),
             read_at: at,
             written_at: at,
@@ -361,7 +370,7 @@ impl Link {
             && lacking > 0
             && header.body_len() >= BUFFER_KEPT_MIN
         {
-            let mut memory = Buffer::new(header.body_len(), header.meta_len as usize);
+            let mut memory = Buffer::new(header.body_len(), header.meta_len as usize, self.page_offset);
             let filled = self.input.len();
             memory[..filled].copy_from_slice(&self.input);
             self.input.clear();

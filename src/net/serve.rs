@@ -25,7 +25,7 @@ use futures::future::{AbortHandle, Abortable, Aborted};
 use futures::stream::FuturesUnordered;
 use parking_lot::Mutex;
 
-use crate::runtime::{Instant, StopSignal, Task, now, sleep, spawn, timeout};
+use crate::runtime::{HEAD_ROOM, Instant, StopSignal, Task, now, sleep, spawn, timeout};
 use crate::types::{NodeAddress, codec};
 use crate::wire::frame::{Decoder, Flags, Frame, FrameError, Header, KIND_HELLO, WAITS_MAX};
 use crate::wire::{Class, Greeting, PROTOCOL_VERSION, Role, RpcError};
@@ -47,7 +47,7 @@ const BACKLOG_MAX: usize = 16 << 20;
 /// Tells a connection that it is one too many.
 pub(super) async fn refuse(stream: Stream, shared: Arc<Shared>, _place: Counted) {
     let stall = shared.limits.stall_timeout;
-    let mut link = Link::new(stream, Decoder::new(|_| (Greeting::LEN_MAX, 0)), BACKLOG_MAX, stall);
+    let mut link = Link::new(stream, Decoder::new(|_| (Greeting::LEN_MAX, 0)), BACKLOG_MAX, stall, HEAD_ROOM);
     let busy = RpcError::Busy { peer: shared.address.clone() };
     farewell(&mut link, &Outbox::default(), PROTOCOL_VERSION, 0, &busy).await;
 }
@@ -62,7 +62,7 @@ pub(super) async fn connection<H: Handler>(
     _seat: Seat,
 ) {
     let stall = shared.limits.stall_timeout;
-    let mut link = Link::new(stream, Decoder::new(|_| (Greeting::LEN_MAX, 0)), BACKLOG_MAX, stall);
+    let mut link = Link::new(stream, Decoder::new(|_| (Greeting::LEN_MAX, 0)), BACKLOG_MAX, stall, HEAD_ROOM);
     let outbox = Arc::new(Outbox::default());
     let welcomed = tokio::select! {
         () = stopping.stopped() => return,

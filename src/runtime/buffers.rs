@@ -23,6 +23,9 @@ pub const KEPT_MAX: usize = 64 << 20;
 const IDLE_MAX: Duration = Duration::from_secs(10);
 /// A page: what is written past the page cache wants memory at such an address, and a disk's own sector is no larger.
 const ALIGN: usize = 4096;
+/// Where in a page a block begins that is received to be stored: behind the head that its file has, so that whole pages of
+/// the file are whole pages of memory.
+pub const HEAD_ROOM: usize = 512;
 /// Buffers differ by this much or are of the same length, so that one serves for the next.
 const STEP: usize = 256 << 10;
 /// What a block brings along: its head on disk and the padding behind it, or the message beside it on the wire.
@@ -69,14 +72,14 @@ pub struct Buffer {
 }
 
 impl Buffer {
-    /// A buffer of `len` bytes with anything in them, of which the one at `aligned_at` lies at the begin of a page.
+    /// A buffer of `len` bytes with anything in them, of which the one at `at` lies `page_offset` bytes behind the begin of a page.
     #[must_use]
-    pub fn new(len: usize, aligned_at: usize) -> Self {
+    pub fn new(len: usize, at: usize, page_offset: usize) -> Self {
         let steps = len.saturating_sub(BESIDE_MAX).div_ceil(STEP);
         let room = if len < BUFFER_KEPT_MIN { len } else { steps * STEP + BESIDE_MAX } + ALIGN;
         let kept = if room < BUFFER_KEPT_MIN { None } else { KEPT.lock().take(room) };
         let memory = kept.unwrap_or_else(|| vec![0; room]);
-        let begin = (ALIGN - (memory.as_ptr() as usize + aligned_at) % ALIGN) % ALIGN;
+        let begin = (memory.as_ptr() as usize + at).wrapping_neg().wrapping_add(page_offset) % ALIGN;
         Self { memory, begin, len }
     }
 
@@ -123,23 +126,23 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_asked_byte_begins_a_page_whatever_the_length() {
+    fn the_asked_byte_lies_in_its_page_as_asked_whatever_the_length() {
         for len in [1, 100_000, BUFFER_KEPT_MIN, 4 << 20, (4 << 20) + BESIDE_MAX, 5_000_001] {
-            for at in [0, 1, 40, 511, 512, 4096, 5000] {
-                let buffer = Buffer::new(len, at);
+            for (at, offset) in [(0, 0), (1, 0), (40, 512), (511, 0), (512, 512), (4096, 4095), (5000, 512)] {
+                let buffer = Buffer::new(len, at, offset);
                 assert_eq!(buffer.len(), len, "at={at}");
-                assert_eq!((buffer.as_ptr() as usize + at) % ALIGN, 0, "len={len} at={at}");
+                assert_eq!((buffer.as_ptr() as usize + at) % ALIGN, offset, "len={len} at={at}");
             }
         }
     }
 
     #[test]
     fn nothing_is_given_out_that_was_not_filled() {
-        let mut buffer = Buffer::new(1 << 20, 0);
+        let mut buffer = Buffer::new(1 << 20, 0, 0);
         buffer[..5].copy_from_slice(b"block");
         let bytes = buffer.freeze(5);
         assert_eq!(bytes, "block");
-        assert_eq!(Buffer::new(3, 0).freeze(7).len(), 3);
+        assert_eq!(Buffer::new(3, 0, 0).freeze(7).len(), 3);
     }
 
     #[test]
@@ -168,14 +171,14 @@ mod tests {
     fn the_last_part_of_a_block_gives_its_memory_back() {
         // Of a length that no other test asks for.
         let len = 37 * STEP;
-        let mut buffer = Buffer::new(len, 0);
+        let mut buffer = Buffer::new(len, 0, 0);
         buffer[0] = 7;
         let address = buffer.as_ptr();
         let bytes = buffer.freeze(len);
         let part = bytes.slice(..1);
         drop(bytes);
-        assert_ne!(Buffer::new(len, 0).as_ptr(), address, "it is in use");
+        assert_ne!(Buffer::new(len, 0, 0).as_ptr(), address, "it is in use");
         drop(part);
-        assert!([Buffer::new(len, 0), Buffer::new(len, 0)].iter().any(|b| b.as_ptr() == address));
+        assert!([Buffer::new(len, 0, 0), Buffer::new(len, 0, 0)].iter().any(|b| b.as_ptr() == address));
     }
 }

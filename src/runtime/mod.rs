@@ -20,7 +20,7 @@ pub use tokio::runtime::Handle;
 
 pub use local::{Local, RuntimeId, current_runtime};
 
-pub use buffers::{BUFFER_KEPT_MIN, Buffer};
+pub use buffers::{BUFFER_KEPT_MIN, Buffer, HEAD_ROOM};
 pub use process::{processor_count, resident_bytes};
 pub use random::{Dice, random_below, random_u64, random_u128, rng, shuffle};
 pub use rounds::Rounds;

@@ -143,7 +143,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("file");
         let bar = ProgressBar::hidden();
-        let mut room = Buffer::new(3_000_000, 0);
+        let mut room = Buffer::new(3_000_000, 0, 0);
         room.iter_mut().enumerate().for_each(|(i, byte)| *byte = (i * 7 + i / 251).to_le_bytes()[0]);
         let bytes = room.freeze(3_000_000);
         let mut file = LocalFile::create(&path, &bar).await.unwrap();
@@ -161,7 +161,7 @@ mod tests {
         let mut file = LocalFile::open(&path, &bar).await.unwrap();
         let mut found = Vec::new();
         loop {
-            let (room, filled) = file.fill(Buffer::new(700_000, 0), 100).await.unwrap();
+            let (room, filled) = file.fill(Buffer::new(700_000, 0, 0), 100).await.unwrap();
             found.extend_from_slice(&room[100..filled]);
             if filled < room.len() {
                 break;

@@ -113,7 +113,7 @@ fn read_bytes(file: &dyn DiskFile, offset: u64, len: usize, way: Way) -> io::Res
         return Ok(file.read_at(offset, len)?.into());
     }
     // Whole pages, as the direct way wants them; what is padding at the end of the file is cut off.
-    let mut room = Buffer::new(len.next_multiple_of(PAGE_LEN), 0);
+    let mut room = Buffer::new(len.next_multiple_of(PAGE_LEN), 0, 0);
     let read = file.read_into(&mut room, offset, way)?;
     Ok(room.freeze(read.min(len)))
 }

@@ -42,6 +42,7 @@ use xxhash_rust::xxh3::xxh3_64;
 
 use super::StoredBlock;
 use super::error::CopyFault;
+use crate::runtime::HEAD_ROOM;
 use crate::types::{BLOCK_LEN_MAX, BlockId, Checksum, SECTOR_LEN, SessionId};
 
 /// Name of the folder of blocks in a directory.
@@ -63,6 +64,9 @@ const SECTOR_COUNT_MAX: usize = (BLOCK_LEN_MAX / SECTOR_LEN) as usize;
 const _: () = assert!(BLOCK_LEN_MAX.is_multiple_of(SECTOR_LEN));
 const _: () =
     assert!(TABLE_AT + 4 * SECTOR_COUNT_MAX <= CRC_AT, "the table of the longest block fits the head");
+
+const _: () =
+    assert!(HEAD_LEN == HEAD_ROOM, "what is received to be stored leaves room for the head in its page");
 
 /// Data of this length or more is followed by zeros that fill the last page of its file: whole pages can be written past
 /// the cache (`direct`), and take no more room than a part of one.

@@ -5,9 +5,10 @@
 //! the fsync. Holds: what is written is the same bytes at the same offsets whether or not the filesystem can do it;
 //! where it cannot, they go through the cache. Not here: durability. The caller syncs the file as ever.
 //!
-//! The system wants file offsets, lengths and memory in multiples of a device's sector. `net` receives blocks where that is
-//! so, and they are written from there. What lies elsewhere, or goes to a device of larger sectors, is staged in memory
-//! of the right alignment: one stage a thread that needs one, kept as long as the thread lives. Threads of the store are
+//! The system wants file offsets, lengths and memory in multiples of a device's sector; a page of the file in two pieces of
+//! memory may be taken, and cost three times the time (decision 0012). `net` receives blocks so that the pages of their files are
+//! pages of memory, and they are written from there, but for the first page and the last. What lies elsewhere is staged in memory of
+//! the right alignment: one stage a thread that needs one, kept as long as the thread lives. Threads of the store are
 //! bounded, and end when they have been idle for some seconds.
 
 use std::cell::RefCell;
@@ -19,8 +20,6 @@ use rustix::io::Errno;
 
 /// Multiple of the sector of any device there is.
 pub(super) const ALIGN: usize = 4096;
-/// The sector of most devices.
-const SECTOR: usize = 512;
 /// Parts of this length or more are not copied if they need not be.
 const IN_PLACE_MIN: usize = 64 << 10;
 /// Bytes staged at a time. A disk gives its full rate to requests of this size from two or three threads, and what was
@@ -113,27 +112,24 @@ pub(super) fn aligned(memory: &mut Vec<u8>, len: usize) -> &mut [u8] {
     &mut memory[skip..skip + len]
 }
 
-/// Writes the parts in one call, the long ones from where they are. False if they do not lie so that this device
-/// takes them, or it took only some: then they are to be written again.
+/// Writes the parts in one call, long ones from where they are. False if they do not fill whole pages, most would have to be copied, or
+/// the system took only some: then they are to be written again.
 fn write_in_place(file: &File, parts: &[&[u8]], memory: &mut Vec<u8>) -> io::Result<bool> {
-    let in_place =
-        |part: &[u8]| part.len() >= IN_PLACE_MIN && (part.as_ptr() as usize).is_multiple_of(SECTOR);
     let total: usize = parts.iter().map(|part| part.len()).sum();
-    if !total.is_multiple_of(ALIGN) || parts.iter().any(|part| !part.len().is_multiple_of(SECTOR)) {
+    let runs = runs(parts);
+    let copied_len = runs.iter().filter(|run| !run.in_place).map(|run| run.bytes.len()).sum();
+    if !total.is_multiple_of(ALIGN) || copied_len > STAGE_LEN {
         return Ok(false);
     }
-    let copied_len: usize = parts.iter().filter(|part| !in_place(part)).map(|part| part.len()).sum();
-    if copied_len > STAGE_LEN {
-        return Ok(false);
-    }
+    // What is copied fills whole pages between what is not, so each copy begins a page as well.
     let mut rest = aligned(memory, copied_len);
-    let mut slices = Vec::with_capacity(parts.len());
-    for part in parts.iter().filter(|part| !part.is_empty()) {
-        if in_place(part) {
-            slices.push(IoSlice::new(part));
+    let mut slices = Vec::with_capacity(runs.len());
+    for run in &runs {
+        if run.in_place {
+            slices.push(IoSlice::new(run.bytes));
         } else {
-            let (copy, behind) = rest.split_at_mut(part.len());
-            copy.copy_from_slice(part);
+            let (copy, behind) = rest.split_at_mut(run.bytes.len());
+            copy.copy_from_slice(run.bytes);
             slices.push(IoSlice::new(copy));
             rest = behind;
         }
@@ -144,6 +140,31 @@ fn write_in_place(file: &File, parts: &[&[u8]], memory: &mut Vec<u8>) -> io::Res
         Ok(_) | Err(Errno::INVAL | Errno::OPNOTSUPP | Errno::INTR) => Ok(false),
         Err(error) => Err(error.into()),
     }
+}
+
+/// Bytes that are written from where they are, or copied before.
+struct Run<'a> {
+    bytes: &'a [u8],
+    in_place: bool,
+}
+
+/// The parts, cut so that what stays in place is whole pages of memory and of the file.
+fn runs<'a>(parts: &[&'a [u8]]) -> Vec<Run<'a>> {
+    let mut runs = Vec::new();
+    let mut offset = 0_usize;
+    for part in parts {
+        let to_page = offset.next_multiple_of(ALIGN) - offset;
+        let fits = part.len() >= IN_PLACE_MIN && (part.as_ptr() as usize + to_page).is_multiple_of(ALIGN);
+        let (before, rest) = part.split_at(if fits { to_page } else { 0 });
+        let (pages, behind) = rest.split_at(if fits { rest.len() - rest.len() % ALIGN } else { 0 });
+        for (bytes, in_place) in [(before, false), (pages, true), (behind, false)] {
+            if !bytes.is_empty() {
+                runs.push(Run { bytes, in_place });
+            }
+        }
+        offset += part.len();
+    }
+    runs
 }
 
 /// True if the file now goes past the cache.
@@ -192,6 +213,7 @@ mod tests {
     use std::io::Write;
 
     use super::*;
+    use crate::runtime::{Buffer, HEAD_ROOM};
 
     #[test]
     fn any_parts_of_any_length_are_written_in_order() {
@@ -219,6 +241,27 @@ mod tests {
             end.write_all(b"x").unwrap();
         }
     }
+
+    /// A head and a block that lies as `net` receives it: all of it goes in one call, and only the edges are copied.
+    #[test]
+    fn a_block_behind_its_head_is_written_from_where_it_is() {
+        let dir = tempfile::tempdir().unwrap();
+        let head = [7; HEAD_ROOM];
+        let mut block = Buffer::new(1 << 20, 0, HEAD_ROOM);
+        block.iter_mut().zip(0_u32..).for_each(|(byte, i)| *byte = (i * 13 + i / 251).to_le_bytes()[0]);
+        let parts = [&head[..], &block[..], &[0; ALIGN - HEAD_ROOM]];
+        let copied =
+            runs(&parts).iter().filter(|run| !run.in_place).map(|run| run.bytes.len()).sum::<usize>();
+        assert_eq!(copied, 2 * ALIGN, "the first page and the last");
+        let elsewhere = [&head[1..], &block[..], &[0; ALIGN - HEAD_ROOM + 1]];
+        assert!(runs(&elsewhere).iter().all(|run| !run.in_place), "no page of the file is one of memory");
+        for parts in [parts, elsewhere] {
+            let file = File::create(dir.path().join("file")).unwrap();
+            write(&file, &parts).unwrap();
+            assert!(std::fs::read(dir.path().join("file")).unwrap() == parts.concat());
+        }
+    }
+
     #[test]
     fn what_is_read_past_the_cache_is_what_the_file_has() {
         let dir = tempfile::tempdir().unwrap();
