@@ -1,13 +1,14 @@
 //! Local files as `put` reads and `get` writes them: whole blocks from where they are and to where they belong.
 //!
-//! Threads for blocking work do it. Holds: bytes are read and written in order, none twice; what is written is the same whether or
-//! not the local filesystem can be written past its cache; it is durable at its end. Not here: names and attributes (`get`, `put`).
+//! Threads for blocking work do it. Holds: bytes are read and written in order, none twice; what is written is durable at its end.
+//! Not here: names and attributes (`get`, `put`).
 //!
-//! Large files are written past the page cache: they are read again later, if at all, and the disk takes the first block while the
-//! last one is still on its way, not all of them at the fsync (decision 0012).
+//! The disk begins with each block when it is written, while others are still on their way, and not with all of them at the fsync
+//! (decision 0012).
 
 use std::fs::File;
 use std::io::{self, Write};
+use std::num::NonZeroU64;
 use std::os::fd::AsFd;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
@@ -15,16 +16,13 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use indicatif::ProgressBar;
-use rustix::fs::OFlags;
-use rustix::io::Errno;
+use rustix::fs::Advice;
 
 use crate::client::{BlockReader, BlockWriter};
 use crate::runtime::{self, Buffer};
 
-/// Shortest bytes that are written past the page cache.
-const DIRECT_MIN: usize = 256 << 10;
-/// Offset, length and memory of such a write are multiples of this: the sector of any disk.
-const ALIGN: usize = 4096;
+/// Shortest bytes that the disk is told to begin with at once.
+const BEGIN_MIN: usize = 256 << 10;
 
 /// A local file, read or written from its begin.
 #[derive(Debug)]
@@ -88,28 +86,17 @@ impl BlockWriter for LocalFile {
     }
 }
 
-/// Writes `bytes` at `at`, as many of them as make whole pages past the cache.
+/// Writes `bytes` at `at`, and lets the disk begin with them.
 fn write(file: &File, bytes: &[u8], at: u64) -> io::Result<()> {
-    let whole = bytes.len() - bytes.len() % ALIGN;
-    let fits = at.is_multiple_of(ALIGN as u64) && (bytes.as_ptr() as usize).is_multiple_of(ALIGN);
-    if whole < DIRECT_MIN || !fits || !set_direct(file, true) {
-        return file.write_all_at(bytes, at);
+    file.write_all_at(bytes, at)?;
+    if bytes.len() >= BEGIN_MIN {
+        // What is not needed in memory any more is written first, without waiting. Advice only.
+        let len = NonZeroU64::new(bytes.len() as u64);
+        if let Err(error) = rustix::fs::fadvise(file, at, len, Advice::DontNeed) {
+            tracing::debug!(%error, "the system writes when it likes");
+        }
     }
-    let written = rustix::io::pwrite(file, &bytes[..whole], at);
-    set_direct(file, false);
-    // What was not taken goes through the cache: the rest, or all on a filesystem that cannot do it.
-    let done = match written {
-        Ok(len) => len,
-        Err(Errno::INVAL | Errno::OPNOTSUPP | Errno::INTR) => 0,
-        Err(e) => return Err(e.into()),
-    };
-    file.write_all_at(&bytes[done..], at + done as u64)
-}
-
-/// True if the file now goes past the cache.
-fn set_direct(file: &File, direct: bool) -> bool {
-    let flags = if direct { OFlags::DIRECT } else { OFlags::empty() };
-    rustix::fs::fcntl_setfl(file, flags).is_ok() && direct
+    Ok(())
 }
 
 /// Standard output, which may be anything: bytes go where it stands.
