@@ -164,7 +164,8 @@ impl Client {
         }
         let mut extents = Vec::new();
         let mut len = 0;
-        for block in blocks.into_iter().flatten() {
+        for block in blocks {
+            let block = block.expect("none is under way any more, and none failed");
             let source = ExtentSource::Block { block, block_offset: 0 };
             extents.push(Extent { offset: len, len: u64::from(block.len), source });
             len += u64::from(block.len);

@@ -142,8 +142,7 @@ impl Check<'_> {
             hold!(self, names.insert((*parent, &entry.name)), "{at} is there twice");
             let home = rule.home(&entry.name);
             let chain = slots.get(&(*parent, home)).map_or(0, |s| s.chain);
-            let reached =
-                (0..=chain.min(dentry::CHAIN_MAX)).any(|steps| dentry::behind(home, steps) == *cookie);
+            let reached = (0..=chain).any(|steps| dentry::behind(home, steps) == *cookie);
             hold!(self, reached, "{at} cannot be found from its home");
             let Some(child) = self.inodes.get_mut(&entry.inode) else {
                 self.bad.push(format!("{at} names inode {}, which is missing", entry.inode));

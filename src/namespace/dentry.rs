@@ -18,7 +18,7 @@
 
 use super::keys;
 use super::records::{Entry, Slot, Superblock};
-use super::txn::{Overlay, Step, corrupt, read};
+use super::txn::{Overlay, Step, read};
 use super::{View, ViewError};
 use crate::types::{Cookie, FileKind, FsError, InodeId, Name};
 
@@ -26,8 +26,6 @@ use crate::types::{Cookie, FileKind, FsError, InodeId, Name};
 const COOKIE_MIN: u64 = 3;
 /// Cookies there are: 63 bits, as the kernel and NFS want, less the reserved ones.
 const COOKIE_COUNT: u64 = (1 << 63) - COOKIE_MIN;
-/// Places that a name may stand behind its home. Of 2^63 places, so many in a row are not taken by chance.
-pub(super) const CHAIN_MAX: u32 = 1 << 16;
 
 /// How names become home cookies.
 #[derive(Clone, Copy, Debug)]
@@ -54,16 +52,6 @@ pub(super) fn behind(home: Cookie, steps: u32) -> Cookie {
     Cookie(COOKIE_MIN + (home.0 - COOKIE_MIN + u64::from(steps)) % COOKIE_COUNT)
 }
 
-/// The slot under a dentry's key.
-fn slot_at(view: &dyn View, key: &[u8]) -> Result<Option<Slot>, ViewError> {
-    match read::<Slot>(view, key)? {
-        Some(slot) if slot.chain > CHAIN_MAX => {
-            Err(corrupt(format!("the chain of slot {key:02x?} is {} places long", slot.chain)))
-        }
-        slot => Ok(slot),
-    }
-}
-
 /// The dentry of `name` and its cookie.
 pub(super) fn find(
     view: &dyn View,
@@ -72,7 +60,7 @@ pub(super) fn find(
     name: &Name,
 ) -> Result<Option<(Cookie, Entry)>, ViewError> {
     let home = rule.home(name);
-    let Some(slot) = slot_at(view, &keys::dentry(parent, home))? else { return Ok(None) };
+    let Some(slot) = read::<Slot>(view, &keys::dentry(parent, home))? else { return Ok(None) };
     let is_it = |slot: Slot| slot.entry.filter(|e| e.name == *name);
     let chain = slot.chain;
     if let Some(entry) = is_it(slot) {
@@ -80,7 +68,7 @@ pub(super) fn find(
     }
     for steps in 1..=chain {
         let cookie = behind(home, steps);
-        if let Some(entry) = slot_at(view, &keys::dentry(parent, cookie))?.and_then(is_it) {
+        if let Some(entry) = read::<Slot>(view, &keys::dentry(parent, cookie))?.and_then(is_it) {
             return Ok(Some((cookie, entry)));
         }
     }
@@ -91,16 +79,16 @@ pub(super) fn find(
 pub(super) fn insert(records: &Overlay<'_>, rule: HashRule, parent: InodeId, entry: Entry) -> Step<()> {
     let home = rule.home(&entry.name);
     let home_key = keys::dentry(parent, home);
-    let home_slot = match slot_at(records, &home_key)? {
+    let home_slot = match read::<Slot>(records, &home_key)? {
         Some(slot) if slot.entry.is_some() => slot,
         free => {
             let chain = free.map_or(0, |tombstone| tombstone.chain);
             return Ok(records.put(&home_key, &Slot { chain, entry: Some(entry) })?);
         }
     };
-    for steps in 1..=CHAIN_MAX {
+    for steps in 1..=Slot::CHAIN_MAX {
         let key = keys::dentry(parent, behind(home, steps));
-        let chain = match slot_at(records, &key)? {
+        let chain = match read::<Slot>(records, &key)? {
             Some(slot) if slot.entry.is_some() => continue,
             free => free.map_or(0, |tombstone| tombstone.chain),
         };
@@ -116,7 +104,7 @@ pub(super) fn insert(records: &Overlay<'_>, rule: HashRule, parent: InodeId, ent
 /// Removes the dentry at `cookie`.
 pub(super) fn remove(records: &Overlay<'_>, parent: InodeId, cookie: Cookie) -> Result<(), ViewError> {
     let key = keys::dentry(parent, cookie);
-    match slot_at(records, &key)? {
+    match read::<Slot>(records, &key)? {
         Some(slot) if slot.chain > 0 => records.put(&key, &Slot { chain: slot.chain, entry: None }),
         _ => records.delete(&key),
     }
@@ -131,7 +119,7 @@ pub(super) fn point(
     kind: FileKind,
 ) -> Result<(), ViewError> {
     let key = keys::dentry(parent, cookie);
-    if let Some(mut slot) = slot_at(records, &key)?
+    if let Some(mut slot) = read::<Slot>(records, &key)?
         && let Some(entry) = &mut slot.entry
     {
         entry.inode = inode;

@@ -61,7 +61,6 @@ macro_rules! records {
 
 records! {
     StoredInode = "inode";
-    Slot = "dentry";
     StoredExtent = "extent";
     Block = "block";
     Orphan = "orphan";
@@ -330,6 +329,24 @@ pub(super) struct Slot {
     pub(super) chain: u32,
     /// None: a tombstone that only keeps `chain`.
     pub(super) entry: Option<Entry>,
+}
+
+impl Slot {
+    /// Places that a name may stand behind its home. Of 2^63 places, so many in a row are not taken by chance.
+    pub(super) const CHAIN_MAX: u32 = 1 << 16;
+}
+
+impl Record for Slot {
+    const NAME: &'static str = "dentry";
+
+    fn decode(bytes: &[u8]) -> Result<Self, ViewError> {
+        let slot: Self = decode(Self::VERSION, Self::NAME, bytes)?;
+        // As many reads as it says follow.
+        if slot.chain > Self::CHAIN_MAX {
+            return Err(corrupt(format!("dentry record: a chain of {} places", slot.chain)));
+        }
+        Ok(slot)
+    }
 }
 
 /// A dentry.
@@ -615,6 +632,9 @@ pub(super) mod tests {
             used: 0,
             restoring: None,
         };
+        let slot = |chain| Slot { chain, entry: None };
+        assert!(Slot::decode(&slot(Slot::CHAIN_MAX).encode()).is_ok());
+        assert!(Slot::decode(&slot(Slot::CHAIN_MAX + 1).encode()).is_err());
         assert!(Superblock::decode(&superblock(u64::MAX >> 1).encode()).is_ok());
         assert!(Superblock::decode(&superblock(u64::MAX).encode()).is_err());
     }
