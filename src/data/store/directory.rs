@@ -20,9 +20,10 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::Duration;
 
 use bytes::Bytes;
-use parking_lot::{Condvar, Mutex};
+use parking_lot::{Condvar, FairMutex, Mutex};
 use rustix::io::Errno;
 
 use super::StoredBlock;
@@ -38,6 +39,10 @@ use crate::types::SECTOR_LEN;
 
 /// The step that makes a name durable.
 const SYNC_FOLDER: &str = "fsync of the folder";
+/// How long a reader of a whole block waits for those before it. Blocks that are read side by side are all there at the same time,
+/// and are then all checked and sent while the disk has nothing to do; one after the other, the first is sent while the next
+/// is read. A disk that takes longer for a block is the slower part, or is better asked for several at a time.
+const TURN_PATIENCE: Duration = Duration::from_millis(10);
 
 /// One directory that is in use.
 #[derive(Debug)]
@@ -52,6 +57,8 @@ pub(super) struct Directory {
     pending_bytes: AtomicU64,
     /// Bytes that were ever given to it, to share new blocks out in proportion to free space.
     given_bytes: AtomicU64,
+    /// Whose turn it is to read a large part past the page cache.
+    pub(super) turn: FairMutex<()>,
     _lock: Box<dyn DiskLock>,
 }
 
@@ -152,6 +159,7 @@ impl Directory {
             sync_count: AtomicU64::new(0),
             pending_bytes: AtomicU64::new(0),
             given_bytes: AtomicU64::new(0),
+            turn: FairMutex::new(()),
             _lock: lock,
         }
     }
@@ -284,7 +292,9 @@ impl Directory {
         let len = (to - from) as usize;
         let (head, sectors) = if first == 0 {
             // Head and data lie side by side: one read.
+            let turn = if way == Way::Direct { self.turn.try_lock_for(TURN_PATIENCE) } else { None };
             let bytes = read_bytes(&*file, 0, HEAD_LEN + len, way).map_err(fault)?;
+            drop(turn);
             let head = Head::decode(&bytes, block)?;
             (head, bytes.slice(HEAD_LEN..))
         } else {

@@ -27,7 +27,7 @@ const IN_PLACE_MIN: usize = 64 << 10;
 const STAGE_LEN: usize = 1 << 20;
 /// Bytes read at a time. Many disks, networked ones above all, answer one request of megabytes slower than several smaller ones, and
 /// readers of other blocks keep them busy.
-const READ_LEN: usize = 512 << 10;
+const READ_LEN: usize = 1 << 20;
 /// Shortest contents that go past the cache. Below it the wait for the disk costs more than the copy.
 pub(super) const LEN_MIN: usize = 256 << 10;
 

@@ -27,3 +27,19 @@ fn a_whole_block_goes_through_the_page_cache_from_the_second_time_on() {
     store.verify(block).unwrap();
     assert_eq!(disk.direct_reads(), 3);
 }
+
+/// A disk that hangs in one read would keep all others waiting, though it may still answer them.
+#[test]
+fn a_reader_of_a_whole_block_does_not_wait_for_ever_for_those_before_it() {
+    let disk = Arc::new(MemoryDisk::new());
+    let store = open(&disk, config(Spread::Spread, 1)).unwrap();
+    let block = id(1, 1);
+    let data = bytes_of(block, 300_000);
+    put(&store, block, &data).unwrap();
+
+    let hanging = store.directories[0].turn.lock();
+    assert_eq!(store.get_all(block).unwrap().1, data);
+    assert_eq!(disk.direct_reads(), 1);
+    drop(hanging);
+    assert!(store.directories[0].turn.try_lock().is_some(), "who reads gives the turn back");
+}
