@@ -11,7 +11,8 @@ use std::time::Duration;
 
 use crate::runtime::{self, Instant};
 use crate::types::{
-    Attr, BlockRef, Cred, Extent, ExtentSource, InodeId, NodeAddress, NodeId, NodeState, Query, QueryReply,
+    Attr, BlockId, BlockRef, Cred, Extent, ExtentSource, InodeId, NodeAddress, NodeId, NodeState, Query,
+    QueryReply,
 };
 
 use super::core::Core;
@@ -76,6 +77,7 @@ pub(super) fn plan(extents: &[Extent], offset: u64, end: u64) -> Vec<Piece> {
 }
 
 /// A page of the plan of a file.
+#[derive(Debug)]
 pub(super) struct PlanPage {
     pub(super) attr: Attr,
     pub(super) pieces: Vec<Piece>,
@@ -125,7 +127,8 @@ impl Core {
         }
     }
 
-    /// The bytes of a piece of a plan; asks again what the file holds there when the block is gone.
+    /// The bytes of a piece of a plan; asks again what the file holds there when the block is gone. Bytes that come after such a change
+    /// are of a later moment than the rest of the plan.
     ///
     /// # Errors
     /// [`ClientError::BlockLost`] when the file still names a block that no server gives before `deadline`.
@@ -136,17 +139,38 @@ impl Core {
         piece: Piece,
         deadline: Instant,
     ) -> Result<Bytes, ClientError> {
+        let (end, len) = (piece.offset + piece.len, piece.len);
+        match self.read_planned(cred, inode, piece, deadline).await? {
+            Planned::Bytes(bytes) => Ok(bytes),
+            // In a box, because it may come back to here.
+            Planned::Changed(page, _) => Box::pin(self.read_changed(cred, inode, page, end, deadline))
+                .await
+                .map(|bytes| padded(bytes, usize::try_from(len).unwrap_or(usize::MAX))),
+        }
+    }
+
+    /// The bytes of a piece of a plan, unless the block is gone and the file holds something else there by now.
+    ///
+    /// # Errors
+    /// As [`Core::read_piece`].
+    pub(super) async fn read_planned(
+        &self,
+        cred: &Cred,
+        inode: InodeId,
+        piece: Piece,
+        deadline: Instant,
+    ) -> Result<Planned, ClientError> {
         let len = usize::try_from(piece.len).map_err(|_| ClientError::Protocol("piece too long".into()))?;
         let (block, block_offset) = match &piece.source {
-            Source::Zeros => return Ok(Bytes::from(vec![0; len])),
-            Source::Here(bytes) => return Ok(padded(bytes.clone(), len)),
+            Source::Zeros => return Ok(Planned::Bytes(Bytes::from(vec![0; len]))),
+            Source::Here(bytes) => return Ok(Planned::Bytes(padded(bytes.clone(), len))),
             Source::Block(block, block_offset) => (block, *block_offset),
         };
         let end = piece.offset + piece.len;
         loop {
             let want = u32::try_from(piece.len).unwrap_or(u32::MAX);
             let unread = match self.read_block(block, block_offset, want, deadline).await {
-                Ok(bytes) => return Ok(bytes),
+                Ok(bytes) => return Ok(Planned::Bytes(bytes)),
                 Err(unread) => unread,
             };
             let late = runtime::now() + AGAIN_PAUSE >= deadline;
@@ -156,10 +180,7 @@ impl Core {
                 return Err(ClientError::BlockLost { block: block.id, tried: unread.tried });
             }
             if changed {
-                // In a box, because it may come back to here.
-                return Box::pin(self.read_changed(cred, inode, page, end, deadline))
-                    .await
-                    .map(|b| padded(b, len));
+                return Ok(Planned::Changed(page, block.id));
             }
             runtime::sleep(AGAIN_PAUSE).await;
         }
@@ -186,7 +207,8 @@ impl Core {
         }
     }
 
-    /// Reads `len` bytes from `offset` on, fewer at the end of the file; with the attributes at that moment.
+    /// Reads `len` bytes from `offset` on, fewer at the end of the file; with the attributes at that moment. What one page of a plan
+    /// covers is as it was at one moment: if a block of it goes meanwhile, because it was written over, all is read again.
     ///
     /// # Errors
     /// As the query and [`Core::read_piece`].
@@ -211,18 +233,44 @@ impl Core {
                         }
                         _ => None,
                     };
-                    self.read_piece(cred, inode, piece, deadline).await
+                    self.read_planned(cred, inode, piece, deadline).await
                 })
                 .buffered(self.options.blocks_in_flight.max(1));
-            while let Some(bytes) = reads.next().await {
-                done.push(bytes?);
+            let mut of_page = Parts::default();
+            let mut changed = None;
+            while let Some(read) = reads.next().await {
+                match read? {
+                    Planned::Bytes(bytes) => of_page.push(bytes),
+                    Planned::Changed(_, block) => {
+                        changed = Some(block);
+                        break;
+                    }
+                }
             }
+            drop(reads);
+            if let Some(block) = changed {
+                // Written over again and again, for as long as a call may take.
+                if runtime::now() >= deadline {
+                    return Err(ClientError::BlockLost { block, tried: Vec::new() });
+                }
+                continue;
+            }
+            done.push(of_page.join());
             match page.next {
                 Some(next) => at = next,
                 None => return Ok((page.attr, done.join())),
             }
         }
     }
+}
+
+/// What became of a piece of a plan.
+#[derive(Debug)]
+pub(super) enum Planned {
+    /// Its bytes.
+    Bytes(Bytes),
+    /// This block of it is gone, and this is what the file holds there now.
+    Changed(PlanPage, BlockId),
 }
 
 /// Zeros behind what a file was cut short by, or an inline extent is short of.

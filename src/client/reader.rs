@@ -22,11 +22,11 @@ use futures::{FutureExt, StreamExt, stream};
 use parking_lot::Mutex;
 use tokio::sync::OwnedSemaphorePermit;
 
-use crate::runtime::{self, Task};
-use crate::types::{BlockRef, Cred, SECTOR_LEN};
+use crate::runtime::{self, Instant, Task};
+use crate::types::{BlockId, BlockRef, Cred, SECTOR_LEN};
 
 use super::budget;
-use super::extents::{Piece, Source};
+use super::extents::{Piece, Planned, Source};
 use super::{ClientError, File};
 
 /// How far ahead a reader that has just begun to be sequential is served, four times as far with each plan.
@@ -162,12 +162,26 @@ impl Reader {
         Ok(vec![out.freeze()])
     }
 
-    /// What the cluster has of `offset..end`, and the size of the file.
+    /// What the cluster has of `offset..end`, and the size of the file: as it was at one moment, as far as one page of a plan reaches.
     async fn published(&self, offset: u64, end: u64) -> Result<(u64, Vec<Bytes>), ClientError> {
+        let plan_to = self.ahead.lock().note(offset, end, self.file.block_len());
+        let deadline = self.file.core().deadline();
+        loop {
+            let (size, pieces) = self.planned(offset, end, plan_to).await?;
+            match self.fetch_all(pieces, deadline).await? {
+                Ok(fetched) => return Ok((size, fetched)),
+                // Written over meanwhile: all of it is read as it is now.
+                Err(_) if runtime::now() < deadline => {}
+                Err(block) => return Err(ClientError::BlockLost { block, tried: Vec::new() }),
+            }
+        }
+    }
+
+    /// Where `offset..end` is, and the size of the file; sends for what lies behind it up to `plan_to`.
+    async fn planned(&self, offset: u64, end: u64, plan_to: u64) -> Result<(u64, Vec<Piece>), ClientError> {
         let core = self.file.core();
         let cred = Cred::root();
         let inode = self.file.inode();
-        let plan_to = self.ahead.lock().note(offset, end, self.file.block_len());
         let mut pieces = Vec::new();
         let mut size = 0;
         let mut next = Some(offset);
@@ -194,17 +208,29 @@ impl Reader {
             }
             next = page.next;
         }
+        Ok((size, pieces))
+    }
+
+    /// The bytes of all pieces; or a block that is gone, where the file holds something else by now.
+    async fn fetch_all(
+        &self,
+        pieces: Vec<Piece>,
+        deadline: Instant,
+    ) -> Result<Result<Vec<Bytes>, BlockId>, ClientError> {
         if let [only] = pieces.as_slice() {
-            return Ok((size, self.fetch(only.clone()).await?));
+            return self.fetch(only.clone(), deadline).await;
         }
         let mut fetched = Vec::with_capacity(pieces.len());
         let mut reads = stream::iter(pieces)
-            .map(|piece| self.fetch(piece))
-            .buffered(core.options.blocks_in_flight.max(1));
-        while let Some(bytes) = reads.next().await {
-            fetched.extend(bytes?);
+            .map(|piece| self.fetch(piece, deadline))
+            .buffered(self.file.core().options.blocks_in_flight.max(1));
+        while let Some(read) = reads.next().await {
+            match read? {
+                Ok(bytes) => fetched.extend(bytes),
+                Err(block) => return Ok(Err(block)),
+            }
         }
-        Ok((size, fetched))
+        Ok(Ok(fetched))
     }
 
     /// Sends for a piece that will be wanted soon, if there is room.
@@ -224,11 +250,15 @@ impl Reader {
         ahead.chunks.push_back(Chunk { end, block, from, len, bytes: bytes.shared(), _room: room });
     }
 
-    async fn fetch(&self, piece: Piece) -> Result<Vec<Bytes>, ClientError> {
+    async fn fetch(
+        &self,
+        piece: Piece,
+        deadline: Instant,
+    ) -> Result<Result<Vec<Bytes>, BlockId>, ClientError> {
         let (block, from) = match piece.source {
-            Source::Zeros => return Ok(zeros(piece.len)),
-            Source::Here(ref bytes) if bytes.len() as u64 == piece.len => return Ok(vec![bytes.clone()]),
-            Source::Here(_) => return self.read_piece(piece).await,
+            Source::Zeros => return Ok(Ok(zeros(piece.len))),
+            Source::Here(ref bytes) if bytes.len() as u64 == piece.len => return Ok(Ok(vec![bytes.clone()])),
+            Source::Here(_) => return self.read_planned(piece, deadline).await,
             Source::Block(block, from) => (block, from),
         };
         let len = part(piece.len);
@@ -237,20 +267,26 @@ impl Reader {
             && let Some(Some(bytes)) = coming.await
             && skip + len as usize <= bytes.len()
         {
-            return Ok(vec![bytes.slice(skip..skip + len as usize)]);
+            return Ok(Ok(vec![bytes.slice(skip..skip + len as usize)]));
         }
         if piece.len <= SMALL_MAX
             && let Some(bytes) = self.sectors(&block, from, len).await
         {
-            return Ok(bytes);
+            return Ok(Ok(bytes));
         }
-        self.read_piece(piece).await
+        self.read_planned(piece, deadline).await
     }
 
-    async fn read_piece(&self, piece: Piece) -> Result<Vec<Bytes>, ClientError> {
+    async fn read_planned(
+        &self,
+        piece: Piece,
+        deadline: Instant,
+    ) -> Result<Result<Vec<Bytes>, BlockId>, ClientError> {
         let core = self.file.core();
-        let cred = Cred::root();
-        Ok(vec![core.read_piece(&cred, self.file.inode(), piece, core.deadline()).await?])
+        Ok(match core.read_planned(&Cred::root(), self.file.inode(), piece, deadline).await? {
+            Planned::Bytes(bytes) => Ok(vec![bytes]),
+            Planned::Changed(_, block) => Err(block),
+        })
     }
 
     /// Bytes of a block out of whole sectors that are kept. None when no replica gives them.

@@ -409,6 +409,50 @@ async fn a_block_that_was_replaced_meanwhile_is_no_error() {
     assert_eq!(read, new);
 }
 
+/// Half of a write was seen: a hole from before it, and behind a block that it had replaced its bytes (seed 708199578 of the simulation).
+#[tokio::test]
+async fn a_read_whose_block_goes_meanwhile_is_of_one_moment() {
+    let fake = Fake::start(1, 3).await;
+    let client = fake.client().await;
+    client.put(&pattern(50_000, 5)[..], "/f", PutOptions::default()).await.unwrap();
+    let file = client.open("/f", OpenOptions::writing()).await.unwrap();
+    file.truncate(100_000).await.unwrap();
+    let inode = file.inode();
+    let mut before = pattern(50_000, 5).to_vec();
+    before.resize(100_000, 0);
+    let mut after = pattern(70_000, 6).to_vec();
+    after.resize(100_000, 0);
+
+    for through_reader in [false, true] {
+        let plan = client.core.plan_page(client.cred(), inode, 0, u64::MAX).await.unwrap();
+        let extents::Source::Block(old, _) = plan.pieces[0].source else { panic!("{:?}", plan.pieces) };
+        fake.data.values().for_each(|d| d.set(Fault::Late(300)));
+        let reading = client.open("/f", OpenOptions::reading()).await.unwrap();
+        let read = tokio::spawn(async move {
+            if through_reader {
+                let parts = reader::Reader::new(reading).read(0, 100_000).await.unwrap();
+                parts.concat()
+            } else {
+                reading.read_at(0, 100_000).await.unwrap().to_vec()
+            }
+        });
+        // Most likely it waits for the block by then; if not, it is of one moment all the same.
+        runtime::sleep(Duration::from_millis(100)).await;
+        fake.data.values().for_each(|d| d.set(Fault::None));
+        file.write_at(0, Bytes::from(after[..70_000].to_vec())).await.unwrap();
+        file.flush().await.unwrap();
+        fake.data.values().for_each(|d| drop(d.blocks.lock().remove(&old.id)));
+        let read = read.await.unwrap();
+        assert!(read == before || read == after, "through a reader: {through_reader}");
+
+        // As it was, for the other way.
+        file.truncate(0).await.unwrap();
+        file.write_at(0, Bytes::from(before[..50_000].to_vec())).await.unwrap();
+        file.truncate(100_000).await.unwrap();
+        file.flush().await.unwrap();
+    }
+}
+
 /// Random writes, flushes, truncates and reads of one handle against an array in memory, with small and large writes.
 #[tokio::test]
 async fn a_file_sees_its_own_writes_like_an_array() {

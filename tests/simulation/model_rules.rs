@@ -175,4 +175,9 @@ fn a_node_is_known_by_its_identity_until_it_is_gone() {
     let link = Op::Link { from: Path::of(Identity(7)), to: "/x".into() };
     assert!(model.clone().accept(&link, &ok()).is_err());
     assert_eq!(model.accept(&link, &no(Errno::NotFound)), Ok(()));
+    // Nor one that is taken; which of the two is told depends on whether it is held still (seed 708199805).
+    assert!(model.clone().accept(&link, &no(Errno::Exists)).is_err());
+    let onto = Op::Link { from: Path::of(Identity(7)), to: "/e".into() };
+    assert_eq!(model.accept(&onto, &no(Errno::Exists)), Ok(()));
+    assert_eq!(model.accept(&onto, &no(Errno::Stale)), Ok(()));
 }

@@ -268,11 +268,10 @@ impl Consensus {
             let silence = if now.leaving.contains(&me) { SILENCE / 8 } else { SILENCE };
             if !leads && self.shared.heard.silence() >= silence && !now.addresses.is_empty() {
                 // Dropped at a stop: it is asked again at the next start.
-                let rosters = tokio::select! {
-                    rosters = self.ask_rosters(&now.addresses) => rosters,
+                let told = tokio::select! {
+                    told = self.told_of_removal(now.addresses.clone()) => told,
                     () = stopping.stopped() => return,
                 };
-                let told = rosters.into_values().flatten().find(|r| r.confirmed && r.removed.contains(&me.0));
                 if let Some(roster) = told {
                     return self.retire(super::log_index_of(roster.at.as_ref())).await;
                 }
@@ -284,6 +283,27 @@ impl Consensus {
                 () = stopping.stopped() => return,
             }
         }
+    }
+
+    /// Asks the members that this node knows of, and those that they know of, until a leader says that this node was removed: it may be
+    /// none of those that were members then.
+    async fn told_of_removal(&self, mut ask: BTreeMap<NodeId, NodeAddress>) -> Option<Roster> {
+        let me = self.shared.config.node;
+        let mut asked = BTreeSet::new();
+        while !ask.is_empty() {
+            let rosters = self.ask_rosters(&ask).await;
+            asked.extend(ask.into_keys());
+            let mut further = BTreeMap::new();
+            for roster in rosters.into_values().flatten() {
+                if roster.confirmed && roster.removed.contains(&me.0) {
+                    return Some(roster);
+                }
+                further.extend(roster.addresses.into_iter().map(|(id, at)| (NodeId(id), NodeAddress(at))));
+            }
+            further.retain(|node, _| !asked.contains(node));
+            ask = further;
+        }
+        None
     }
 
     /// This node was removed: it campaigns no more, and whoever looks is told.
