@@ -14,9 +14,10 @@ use rand::RngExt;
 use rand::rngs::StdRng;
 use rustix::io::Errno;
 
-use super::cluster::{Cluster, DATA, META, meta_addresses};
+use super::cluster::{Cluster, DATA, META, meta_addresses, node_of};
 use super::host::Program;
 use super::members::{self, Event};
+use super::roll::Standing;
 use super::workload;
 
 /// One thing that happens.
@@ -170,7 +171,10 @@ pub fn strike(cluster: &mut Cluster, fault: &Fault) {
         Fault::DiskFull(host) => cluster.hosts[host].disk.set_total(0),
         Fault::DiskRoom(host) => cluster.hosts[host].disk.set_total(1 << 40),
         Fault::Wipe(host) => {
-            if cluster.roll.may_wipe(host) {
+            // One of those whom its configuration names must be there to tell it of the others (seed 708200851).
+            let voters = cluster.roll.all(Standing::Voter);
+            let named = (0..META).filter(|peer| *peer != host).map(node_of);
+            if cluster.roll.may_wipe(host) && named.into_iter().any(|peer| voters.contains(&peer)) {
                 cluster.roll.wiped(host);
                 cluster.wipe(host);
             }
