@@ -178,7 +178,7 @@ impl Consensus {
         let (disk, dir, options) = (config.disk.clone(), config.dir.clone(), config.log_options());
         let log = runtime::blocking("open raft log", move || Log::open(disk, &dir, options)).await?;
         let shared = Shared {
-            network: Network::new(peers, config.timers.clone(), config.disk.clone()),
+            network: Network::new(peers, config.timers.clone(), log.clone(), config.disk.clone()),
             receiver: Receiver::new(machine.clone(), config.disk.clone()),
             tasks: tasks.clone(),
             standing: Mutex::default(),

@@ -1,7 +1,8 @@
 //! openraft's network over [`Channel`]: three connections to each peer, so that neither entries nor a snapshot delay a
 //! heartbeat.
 //!
-//! Holds: appends are sent in order and pipelined, answers come in the same order; every call ends by a deadline.
+//! Holds: appends are sent in order and pipelined, answers come in the same order; every call ends by a deadline; no append is sent for
+//! entries that are purged.
 
 use std::collections::BTreeMap;
 use std::future::Future;
@@ -21,9 +22,11 @@ use openraft::{BasicNode, OptionalSend};
 use parking_lot::Mutex;
 
 use super::config::{Peers, Timers};
+use super::log::{Log, ReadError};
 use super::machine::{Snapshot, SnapshotFileRef};
 use super::messages::{kind, pack, pack_append, unpack};
 use super::snapshot;
+use super::store::entry_id;
 use super::types::{TypeConfig, Vote};
 use crate::net::{Channel, ChannelOptions};
 use crate::runtime::disk::Disk;
@@ -49,6 +52,8 @@ pub(super) enum Lane {
 pub(super) struct Network {
     peers: Arc<Peers>,
     timers: Timers,
+    /// What is sent.
+    log: Log,
     /// Where snapshots are.
     disk: Arc<dyn Disk>,
     /// Once it is known; before that what the hello of `peers` says.
@@ -57,9 +62,9 @@ pub(super) struct Network {
 }
 
 impl Network {
-    pub(super) fn new(peers: Peers, timers: Timers, disk: Arc<dyn Disk>) -> Self {
+    pub(super) fn new(peers: Peers, timers: Timers, log: Log, disk: Arc<dyn Disk>) -> Self {
         let cluster = Arc::new(Mutex::new(peers.hello.cluster));
-        Self { peers: Arc::new(peers), timers, disk, cluster, channels: Arc::default() }
+        Self { peers: Arc::new(peers), timers, log, disk, cluster, channels: Arc::default() }
     }
 
     /// Where `node` answers: as configured, else as in the membership.
@@ -102,6 +107,7 @@ impl Network {
             bulk: self.channel(target, &address, Lane::Bulk),
             kind: if lane == Lane::Beat { kind::HEARTBEAT } else { kind::APPEND },
             timers: self.timers.clone(),
+            log: self.log.clone(),
             disk: self.disk.clone(),
         }
     }
@@ -127,6 +133,7 @@ pub(super) struct Client {
     /// APPEND, or HEARTBEAT for the client that only sends those.
     kind: u16,
     timers: Timers,
+    log: Log,
     disk: Arc<dyn Disk>,
 }
 
@@ -155,6 +162,25 @@ async fn append(
         return Err(failed(RpcError::Refused { reason: "an answer that nothing can conflict with".into() }));
     }
     Ok(response.into_stream_result(prev, last))
+}
+
+/// Ends a stream of openraft that goes on where its leader has purged: it reads nothing there and would say so for ever. After an
+/// error the leader looks again at what the peer has, and sends a snapshot.
+struct StuckStream {
+    log: Log,
+    said_nothing: bool,
+}
+
+impl StuckStream {
+    /// Lets one request without entries pass: with it a peer that gets a snapshot is told what is committed, and it is all
+    /// that a heartbeat's stream has.
+    fn check(&mut self, request: &AppendEntriesRequest<TypeConfig>) -> Result<(), ReadError> {
+        if !request.entries.is_empty() {
+            return Ok(());
+        }
+        let follows = self.log.check_follows(request.prev_log_id.map(entry_id));
+        if follows.is_err() && !std::mem::replace(&mut self.said_nothing, true) { Ok(()) } else { follows }
+    }
 }
 
 impl Client {
@@ -198,8 +224,16 @@ impl RaftNetworkV2<TypeConfig> for Client {
         S: Stream<Item = AppendEntriesRequest<TypeConfig>> + OptionalSend + Unpin + 'static,
     {
         let (channel, kind, deadline) = (self.append.clone(), self.kind, self.timers.append);
+        let mut stuck = StuckStream { log: self.log.clone(), said_nothing: false };
         let answers = input
-            .map(move |request| append(channel.clone(), kind, request, deadline))
+            .map(move |request| {
+                let goes_on = stuck.check(&request);
+                let channel = channel.clone();
+                async move {
+                    goes_on.map_err(|e| RPCError::Network(NetworkError::from_string(e)))?;
+                    append(channel, kind, request, deadline).await
+                }
+            })
             .buffered(PIPELINE_MAX)
             // What follows a failure is of no use: openraft begins a new stream.
             .scan(false, |over, answer| {
@@ -249,5 +283,51 @@ impl RaftNetworkV2<TypeConfig> for Client {
         option: RPCOption,
     ) -> Result<openraft::raft::TransferLeaderResponse<TypeConfig>, RPCError<TypeConfig>> {
         self.ask(kind::TRANSFER, &request, option.soft_ttl()).await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::super::log::{EntryId, EntryKind, LogOptions, StoredEntry};
+    use super::super::store::log_id;
+    use super::*;
+    use crate::runtime::disk::MemoryDisk;
+
+    /// What a stream reads that goes on where its leader has purged.
+    fn empty(prev: Option<u64>) -> AppendEntriesRequest<TypeConfig> {
+        AppendEntriesRequest {
+            vote: Vote::new_committed(1, 1),
+            prev_log_id: prev.map(|index| log_id(EntryId { term: 1, index })),
+            entries: Vec::new(),
+            leader_commit: None,
+        }
+    }
+
+    #[tokio::test]
+    async fn a_stream_ends_that_goes_on_where_the_log_is_purged() {
+        let options = LogOptions { cache_len: 1 << 20, segment_len: 1 << 20 };
+        let disk = MemoryDisk::new();
+        disk.set_threads(false);
+        let log = Log::open(Arc::new(disk), Path::new("/log"), options).unwrap();
+        let entries = (0..20).map(|index| {
+            let id = EntryId { term: 1, index };
+            StoredEntry { id, kind: EntryKind::Blank, data: Bytes::new() }
+        });
+        log.append(entries.collect(), Box::new(|_| ())).unwrap();
+        log.purge(EntryId { term: 1, index: 9 }).unwrap();
+
+        let stream = || StuckStream { log: log.clone(), said_nothing: false };
+        for prev in [None, Some(0), Some(8)] {
+            let mut stuck = stream();
+            assert!(stuck.check(&empty(prev)).is_ok(), "what is committed is told");
+            let error = stuck.check(&empty(prev)).unwrap_err().to_string();
+            assert!(error.contains("is purged"), "{error}");
+        }
+        let mut idle = stream();
+        for _ in 0..10 {
+            assert!(idle.check(&empty(Some(9))).is_ok() && idle.check(&empty(Some(19))).is_ok());
+        }
     }
 }

@@ -11,7 +11,7 @@ use openraft::entry::RaftEntry;
 use openraft::storage::{IOFlushed, RaftLogReader, RaftLogStorage};
 use openraft::{EntryPayload, LogState, OptionalSend};
 
-use super::log::{EntryId, EntryKind, Log, READ_LEN_MAX, StoredEntry, StoredVote};
+use super::log::{EntryId, EntryKind, Log, READ_LEN_MAX, ReadError, StoredEntry, StoredVote};
 use super::types::{Commands, LogId, Membership, Payload, RaftEntryOf, TypeConfig, Vote};
 use crate::types::codec;
 
@@ -92,11 +92,21 @@ impl RaftLogReader<TypeConfig> for LogStore {
         range: RB,
     ) -> Result<Vec<RaftEntryOf>, io::Error> {
         let (from, to) = bounds(&range);
-        self.read(from, to, usize::MAX).await
+        match self.0.read(from, to, usize::MAX).await {
+            // As the trait has it: what is purged is left out.
+            Err(ReadError::Purged { first, .. }) => self.read(first.min(to), to, usize::MAX).await,
+            read => read?.into_iter().map(raft_entry).collect(),
+        }
     }
 
+    /// For sending to a peer. None where the first one was purged meanwhile: openraft makes requests without entries of
+    /// that, and `network` ends the stream that they come from.
     async fn limited_get_log_entries(&mut self, start: u64, end: u64) -> Result<Vec<RaftEntryOf>, io::Error> {
-        self.read(start, end, READ_LEN_MAX).await
+        match self.0.read(start, end, READ_LEN_MAX).await {
+            Ok(entries) => entries.into_iter().map(raft_entry).collect(),
+            Err(ReadError::Purged { .. }) => Ok(Vec::new()),
+            Err(ReadError::Io(error)) => Err(error),
+        }
     }
 
     /// Reads as it goes: after a restart the range is the whole log.

@@ -231,10 +231,9 @@ fn take(
         }
         Record::Entry(_) if opens_segment => return Err("it does not begin with a state".into()),
         Record::Entry(entry) => {
-            if found.hard.last.is_none() {
-                found.first = entry.id.index;
-            } else if entry.id.index != next(found.hard.last) {
-                return Err(format!("entry {} follows entry {}", entry.id.index, next(found.hard.last) - 1));
+            let expected = next(found.hard.last);
+            if entry.id.index != expected {
+                return Err(format!("entry {} stands where {expected} is next", entry.id.index));
             }
             found.hard.last = Some(entry.id);
             let len = u32::try_from(len).map_err(|_| String::from("an entry is too long"))?;

@@ -3,6 +3,7 @@
 use std::fs;
 use std::path::PathBuf;
 
+use bytes::Bytes;
 use tempfile::TempDir;
 
 use super::*;
@@ -48,7 +49,8 @@ async fn append(log: &Log, entries: Vec<StoredEntry>) {
 }
 
 async fn all(log: &Log) -> Vec<StoredEntry> {
-    log.read(0, u64::MAX, usize::MAX).await.unwrap()
+    let from = next(log.hard().purged);
+    log.read(from, u64::MAX, usize::MAX).await.unwrap()
 }
 
 fn segments(dir: &Path) -> Vec<PathBuf> {
@@ -157,6 +159,41 @@ async fn purging_removes_files_and_survives_a_restart() {
     let log = open(dir.path(), SMALL).unwrap();
     assert_eq!(all(&log).await, [entry(5, 1001, "behind the snapshot")]);
     assert_eq!(log.hard().purged, Some(EntryId { term: 4, index: 1000 }));
+}
+
+/// Whoever sends or applies entries takes the first one it is given for the one it asked for.
+#[tokio::test]
+async fn a_read_never_begins_behind_what_is_purged() {
+    let dir = TempDir::new().unwrap();
+    let log = open(dir.path(), SMALL).unwrap();
+    append(&log, entries(0..60)).await;
+    log.purge(EntryId { term: 1, index: 49 }).unwrap();
+    for (from, to) in [(0, 60), (0, 1), (49, 60)] {
+        let error = log.read(from, to, usize::MAX).await.unwrap_err();
+        assert!(matches!(error, ReadError::Purged { first: 50, .. }), "{from}..{to}: {error}");
+    }
+    assert_eq!(log.read(50, 60, usize::MAX).await.unwrap(), entries(50..60));
+    assert_eq!(log.read(7, 7, usize::MAX).await.unwrap(), [], "nothing was asked for");
+    assert_eq!(log.read(60, 70, usize::MAX).await.unwrap(), [], "the log ends before");
+
+    let before = |index| Some(EntryId { term: 1, index });
+    assert!(log.check_follows(before(49)).is_ok() && log.check_follows(before(59)).is_ok());
+    assert!(log.check_follows(before(48)).is_err() && log.check_follows(None).is_err());
+}
+
+#[tokio::test]
+async fn an_entry_is_refused_that_does_not_follow() {
+    let dir = TempDir::new().unwrap();
+    let log = open(dir.path(), SMALL).unwrap();
+    let refused = |index| {
+        let error = log.append(vec![entry(1, index, "too far")], Box::new(|_| ())).unwrap_err();
+        assert!(error.to_string().contains(&format!("entry {index} cannot stand")), "{error}");
+    };
+    refused(110);
+    append(&log, entries(0..88)).await;
+    refused(110);
+    refused(87);
+    assert_eq!(all(&log).await, entries(0..88));
 }
 
 /// A power cut between the unlinks may leave old segments behind a gap; entries that are needed must not be missed.

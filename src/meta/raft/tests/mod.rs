@@ -29,6 +29,7 @@ impl StoreBuilder<TypeConfig, LogStore, StateMachine, TempDir> for Builder {
         let dir = TempDir::new().unwrap();
         let options = LogOptions { cache_len: 100, segment_len: 500 };
         let log = Log::open(Arc::new(RealDisk), &dir.path().join("log"), options).unwrap();
+        log.begin_anywhere();
         let machine = Arc::new(MemMachine::new(&dir.path().join("state")));
         let machine =
             StateMachine::new(machine, watch::Sender::new(LogIndex(0)), MembersCell::default()).unwrap();
