@@ -106,16 +106,21 @@ fn assert_none_failed((ran, failed): (u64, Vec<(u64, String)>)) {
     assert!(seeds.is_empty(), "seeds {seeds:?} broke a rule; scripts/simulate --replay SEED shows how");
 }
 
+fn show_what_servers_say() {
+    tracing_subscriber::fmt()
+        .with_env_filter(tracing_subscriber::EnvFilter::from_default_env())
+        .with_ansi(false)
+        .without_time()
+        .init();
+}
+
 #[test]
 #[ignore = "one run, for the tests below and for people: POHMELFS_SEED names it"]
 fn a_run() {
     let seed = number("POHMELFS_SEED").expect("POHMELFS_SEED=N");
     if std::env::var("RUST_LOG").is_ok() {
-        tracing_subscriber::fmt()
-            .with_env_filter(tracing_subscriber::EnvFilter::from_default_env())
-            .with_ansi(false)
-            .without_time()
-            .init();
+        // On a thread of its own: hash maps are keyed by thread, and those of this one are to be the seed's.
+        std::thread::spawn(show_what_servers_say).join().unwrap();
     }
     let mut plan = run::Plan::of(seed);
     if let Ok(keep) = std::env::var("POHMELFS_KEEP_FAULTS") {
