@@ -10,7 +10,7 @@
 //! Not here: resends, deadlines of calls (`exchange`).
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use bytes::Bytes;
 use futures::future::{join, try_join_all};
@@ -22,6 +22,7 @@ use crate::wire::message::{MetaReply, MetaRequest, Reading, kind};
 
 use super::exchange::{ATTEMPT_TIMEOUT, blames_server};
 use super::servers::{LogEnd, MetaServer, MetaServers};
+use super::silence::unless_silent;
 
 /// Queries that go the other way after a failure, and at most after failures in a row, each time twice as many.
 const PAUSE: u32 = 4;
@@ -87,10 +88,13 @@ impl Beside {
         };
         let left = deadline.saturating_duration_since(runtime::now()).min(ATTEMPT_TIMEOUT);
         let channel = majority.asked.channel();
-        let asked = channel.call(kind::META, meta, Bytes::new(), left);
+        let call = channel.call(kind::META, meta, Bytes::new(), left);
+        let found_silent = AtomicBool::new(false);
+        let suspected = || found_silent.store(true, Ordering::Relaxed);
+        let asked = unless_silent(servers, &majority.asked, suspected, call);
         let witnesses = try_join_all(majority.witnesses.iter().map(|(node, server)| witness(*node, server)));
         let (reply, ends) = join(asked, witnesses).await;
-        let mut tried = Tried::default();
+        let mut tried = Tried { suspects: found_silent.into_inner(), ..Tried::default() };
         let mut failed = |server: &MetaServer, error: &RpcError| {
             tracing::debug!(server = %server.address(), %error, "a metadata server did not answer a read");
             tried.suspects |= blames_server(error) && server.failed();

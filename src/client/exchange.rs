@@ -16,9 +16,10 @@ use crate::wire::{Applied, RpcError};
 
 use super::error::ClientError;
 use super::servers::MetaServers;
+use super::silence::unless_silent;
 
-/// Longest wait for the first servers asked. Long enough for a group commit on a busy disk and most elections, short
-/// enough that a silent server costs a second.
+/// Longest wait for the first servers asked, if they are not found silent before (`silence`). Long enough for a group commit on a
+/// busy disk and most elections.
 pub(super) const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(1);
 /// Longest wait of any attempt: under overload attempts grow up to here instead of multiplying the load.
 const ATTEMPT_TIMEOUT_MAX: Duration = Duration::from_secs(8);
@@ -141,7 +142,13 @@ pub(super) async fn exchange(
                 let answer = if watch.waits() {
                     channel.call_waiting(kind::META, meta, timeout).await
                 } else {
-                    channel.call(kind::META, meta, Bytes::new(), timeout).await
+                    let call = channel.call(kind::META, meta, Bytes::new(), timeout);
+                    if attempts < server_count {
+                        unless_silent(servers, &server, &suspected, call).await
+                    } else {
+                        // Under overload even a sign of life takes long: attempts grow then, and are not cut short.
+                        call.await
+                    }
                 };
                 match answer {
                     Ok(reply) => match codec::decode::<MetaReply>(&reply.meta) {

@@ -46,6 +46,7 @@ mod reader;
 mod sectors;
 mod servers;
 mod session;
+mod silence;
 mod stream;
 mod transfer;
 mod upload;

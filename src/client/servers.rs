@@ -158,6 +158,18 @@ impl MetaServer {
     /// # Errors
     /// How the exchange failed, or that it does not remember.
     pub(super) async fn accepted(self: &Arc<Self>) -> Result<LogEnd, RpcError> {
+        let end = self.sign_of_life().await;
+        if end.is_ok() {
+            self.answered();
+        }
+        end
+    }
+
+    /// As [`MetaServer::accepted`]; a suspect stays one, for a server that is cut off from the others answers this too.
+    ///
+    /// # Errors
+    /// As there.
+    pub(super) async fn sign_of_life(self: &Arc<Self>) -> Result<LogEnd, RpcError> {
         let server = self.clone();
         let ask = move || {
             let server = server.clone();
@@ -171,10 +183,7 @@ impl MetaServer {
         let meta = codec::encode(&MetaRequest::Accepted).map_err(|e| internal(e.to_string()))?;
         let reply = self.channel().call(kind::META, meta, Bytes::new(), ACCEPTED_PATIENCE).await?;
         match codec::decode(&reply.meta) {
-            Ok(MetaReply::Accepted { node, index, leader }) => {
-                self.answered();
-                Ok(LogEnd { node, index, leader })
-            }
+            Ok(MetaReply::Accepted { node, index, leader }) => Ok(LogEnd { node, index, leader }),
             Ok(other) => Err(internal(format!("{other:?} to Accepted"))),
             Err(e) => Err(internal(e.to_string())),
         }

@@ -40,6 +40,8 @@ pub(crate) enum Fault {
     Forgetful,
     /// It answers this much too late, in milliseconds.
     Late(u64),
+    /// An update takes it so long, in milliseconds, and nothing else.
+    Waits(u64),
     /// Its blocks have a wrong byte.
     Corrupts,
     /// It does not have its blocks.
@@ -208,6 +210,10 @@ impl Handler for MetaHandler {
                 let answer = self.answer(request);
                 runtime::sleep(Duration::from_millis(ms)).await;
                 Ok(reply(&answer, Bytes::new()))
+            }
+            Fault::Waits(ms) if matches!(request, MetaRequest::Update(_)) => {
+                runtime::sleep(Duration::from_millis(ms)).await;
+                Ok(reply(&self.answer(request), Bytes::new()))
             }
             _ => Ok(reply(&self.answer(request), Bytes::new())),
         }

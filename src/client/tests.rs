@@ -226,6 +226,40 @@ async fn calls_go_on_when_a_metadata_server_dies_or_falls_silent() {
     );
 }
 
+/// During an election no server answers an update: those that are alive wait, the one that led is silent.
+#[tokio::test]
+async fn who_waits_stays_where_it_is_and_finds_the_silent_ones() {
+    let fake = Fake::start(3, 0).await;
+    let client = fake.connect(ClientOptions::default()).await;
+    client.mkdir("/known", 0o755).await.unwrap();
+    let asked = client.core.servers.pick(client.core.servers.start_of_update(), 0);
+    let at = fake.meta.iter().position(|m| m.address == *asked.address()).unwrap();
+    let silent = &fake.meta[(at + 1) % 3];
+    fake.meta[at].set(Fault::Waits(700));
+    silent.set(Fault::Silent);
+    let before = fake.world.update_count.load(Ordering::Relaxed);
+    client.mkdir_at(crate::types::ROOT_INODE, name("d"), 0o755).await.unwrap();
+    assert_eq!(fake.world.update_count.load(Ordering::Relaxed), before + 1, "it was sent once");
+    assert!(!asked.is_suspect(), "it had said that it is alive");
+    let servers = client.core.servers.list();
+    assert!(servers.iter().any(|s| *s.address() == silent.address && s.is_suspect()), "it had said nothing");
+}
+
+/// However long a call may take, a server that says nothing at all is not waited for.
+#[tokio::test]
+async fn a_call_with_all_its_time_leaves_a_silent_server() {
+    let fake = Fake::start(3, 0).await;
+    let client = fake.client().await;
+    for silent in &fake.meta {
+        silent.set(Fault::Silent);
+        for _ in 0..3 {
+            let check = client.request(&MetaRequest::Check, Duration::from_secs(3600));
+            runtime::timeout(Duration::from_secs(60), check).await.expect("another one is asked").unwrap();
+        }
+        silent.set(Fault::None);
+    }
+}
+
 #[tokio::test]
 async fn when_nobody_answers_a_call_ends_with_its_deadline() {
     let fake = Fake::start(2, 0).await;
