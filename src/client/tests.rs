@@ -378,6 +378,21 @@ async fn a_block_goes_elsewhere_when_a_member_refuses_and_never_below_the_write_
     check(client.locate(client.stat("/b").await.unwrap().inode).await.unwrap().1);
 }
 
+/// One server failed a moment ago and is well again when the next falls silent: the block does not wait for that one.
+#[tokio::test]
+async fn a_member_that_is_avoided_steps_in_for_a_silent_one() {
+    let fake = Fake::start(1, 3).await;
+    let client = fake.client().await;
+    let data = pattern(50_000, 3);
+    fake.data[&NodeId(101)].set(Fault::Refuses);
+    client.put(&data[..], "/a", PutOptions::default()).await.unwrap();
+    fake.data[&NodeId(101)].set(Fault::None);
+    fake.data[&NodeId(102)].set(Fault::Silent);
+    client.put(&data[..], "/b", PutOptions::default()).await.unwrap();
+    let held = |node| fake.data[&NodeId(node)].blocks.lock().len();
+    assert_eq!((held(101), held(103)), (1, 2), "no attempt was given up");
+}
+
 #[tokio::test]
 async fn a_put_that_cannot_be_durable_changes_nothing() {
     let fake = Fake::start(1, 3).await;

@@ -35,6 +35,8 @@ const NO_GROUP_PAUSE: Duration = Duration::from_millis(100);
 struct Target {
     group: GroupId,
     servers: Vec<Arc<DataServer>>,
+    /// Members that failed a moment ago: asked when the others do not do.
+    spare: Vec<Arc<DataServer>>,
 }
 
 /// How an attempt ended.
@@ -120,15 +122,16 @@ impl Core {
             Some(choice) => (choice, &avoided),
             None => (choose(&map, len, seed, &[])?, &[]),
         };
-        let usable = map
-            .members(choice.group.group)
-            .filter(|n| n.state.takes_blocks() && n.capacity.free >= len && !avoid.contains(&n.node));
-        let servers = usable.map(|n| self.data.get(&map, n)).collect();
-        Some(Target { group: choice.group.group, servers })
+        let usable =
+            map.members(choice.group.group).filter(|n| n.state.takes_blocks() && n.capacity.free >= len);
+        let (spare, servers): (Vec<_>, Vec<_>) =
+            usable.map(|n| self.data.get(&map, n)).partition(|server| avoid.contains(&server.node));
+        Some(Target { group: choice.group.group, servers, spare })
     }
 }
 
-/// Sends the block to all servers of the target; returns when all answered, or the stragglers had their time.
+/// Sends the block to all servers of the target, and to its spare ones when those do not do or take long; returns when all
+/// answered, or the stragglers had their time.
 async fn store(
     target: &Target,
     id: BlockId,
@@ -149,11 +152,23 @@ async fn store(
     };
     let mut running: FuturesUnordered<_> = target.servers.iter().cloned().map(put).collect();
     let mut silent: Vec<Arc<DataServer>> = target.servers.clone();
+    let mut spare = target.spare.clone();
     let mut attempt = Attempt { durable_count: 0, last_error: None };
     let mut limit = deadline.min(began + patience(false, usual));
+    let late = limit.min(began + patience(true, usual));
     loop {
+        let cannot_be_met = attempt.durable_count + silent.len() < durable_min;
+        if cannot_be_met && spare.is_empty() {
+            // Do not wait for the rest.
+            return attempt;
+        }
+        if cannot_be_met || (!spare.is_empty() && runtime::now() >= late) {
+            silent.extend(spare.iter().cloned());
+            running.extend(spare.drain(..).map(put));
+        }
         let next = tokio::select! {
             next = running.next() => next,
+            () = runtime::sleep_until(late), if !spare.is_empty() => continue,
             () = runtime::sleep_until(limit) => {
                 // What is dropped with `running` are requests to servers that had their time.
                 for server in &silent {
@@ -171,6 +186,7 @@ async fn store(
                 server.took(Work::Put, began.elapsed());
                 attempt.durable_count += 1;
                 if attempt.durable_count == durable_min {
+                    spare.clear();
                     limit = deadline.min(runtime::now() + patience(true, usual));
                 }
             }
@@ -188,10 +204,6 @@ async fn store(
                 attempt.last_error = Some(error.to_string());
                 if !error.is_busy() {
                     server.avoid();
-                }
-                if attempt.durable_count + silent.len() < durable_min {
-                    // Cannot be met any more: do not wait for the rest.
-                    return attempt;
                 }
             }
         }
