@@ -464,7 +464,7 @@ mod tests {
         refused_for("timers.election_ms_max", |c| c.timers.election_ms_max = c.timers.election_ms_min);
         refused_for("timers.session_ttl_ms", |c| c.timers.session_ttl_ms = 0);
         refused_for("timers.down_ms", |c| c.timers.down_ms = c.timers.suspect_ms);
-        refused_for("timers.request_ms", |c| c.timers.request_ms = 500);
+        refused_for("timers.request_ms", |c| c.timers.request_ms = c.timers.election_ms_max);
         refused_for("timers.reclaim_grace_ms", |c| c.timers.reclaim_grace_ms = u64::MAX);
     }
 
