@@ -116,7 +116,8 @@ impl RaftConfig {
             // that this node had not written when it was killed. Leading on in the same term it would give that index
             // to another command, under the same log id, and nobody could tell the two apart. A new term does.
             enable_leader_restore: Some(false),
-            backoff: "100ms 200ms ...1s".into(),
+            // The first one is as short as a connection to a server that is just back takes.
+            backoff: "20ms 40ms ...1s".into(),
             ..openraft::Config::default()
         }
         .validate()

@@ -36,6 +36,10 @@ use crate::wire::{Class, Hello, RpcError};
 /// Appends on their way to one peer at most: 16 MiB, more than any network of a cluster holds.
 const PIPELINE_MAX: usize = 16;
 
+/// Longest pause between two attempts to connect to a peer. A server that has just started is counted as well by its leader, and the next
+/// leader may need it at once: until it is connected to it, nothing is committed.
+const RECONNECT_MAX: Duration = Duration::from_millis(50);
+
 /// What a connection is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Lane {
@@ -80,7 +84,11 @@ impl Network {
         let mut channels = self.channels.lock();
         let channel = channels.entry((node, lane)).or_insert_with(|| {
             let class = if lane == Lane::Bulk { Class::Bulk } else { Class::Consensus };
-            let options = ChannelOptions { node: Some(NodeId(node)), ..ChannelOptions::default() };
+            let options = ChannelOptions {
+                node: Some(NodeId(node)),
+                backoff_max: RECONNECT_MAX,
+                ..ChannelOptions::default()
+            };
             let hello = Hello { cluster: *self.cluster.lock(), ..self.peers.hello.clone() };
             Channel::new(address.clone(), hello, class, options)
         });
