@@ -1,8 +1,8 @@
 //! openraft's network over [`Channel`]: three connections to each peer, so that neither entries nor a snapshot delay a
 //! heartbeat.
 //!
-//! Holds: appends are sent in order and pipelined, answers come in the same order; every call ends by a deadline; no append is sent for
-//! entries that are purged.
+//! Holds: appends are sent in order and pipelined, answers come in the same order; every call ends by a deadline; a stream
+//! that goes on where the log is purged ends.
 
 use std::collections::BTreeMap;
 use std::future::Future;
@@ -36,7 +36,7 @@ use crate::wire::{Class, Hello, RpcError};
 /// Appends on their way to one peer at most: 16 MiB, more than any network of a cluster holds.
 const PIPELINE_MAX: usize = 16;
 
-/// Longest pause between two attempts to connect to a peer. A server that has just started is counted as well by its leader, and the next
+/// Longest pause between two attempts to connect to a peer, but for snapshots. A server that has just started is counted as well by its leader, and the next
 /// leader may need it at once: until it is connected to it, nothing is committed.
 const RECONNECT_MAX: Duration = Duration::from_millis(50);
 
@@ -83,11 +83,12 @@ impl Network {
     pub(super) fn channel(&self, node: u64, address: &NodeAddress, lane: Lane) -> Channel {
         let mut channels = self.channels.lock();
         let channel = channels.entry((node, lane)).or_insert_with(|| {
-            let class = if lane == Lane::Bulk { Class::Bulk } else { Class::Consensus };
-            let options = ChannelOptions {
-                node: Some(NodeId(node)),
-                backoff_max: RECONNECT_MAX,
-                ..ChannelOptions::default()
+            let mut options = ChannelOptions { node: Some(NodeId(node)), ..ChannelOptions::default() };
+            let class = if lane == Lane::Bulk {
+                Class::Bulk
+            } else {
+                options.backoff_max = RECONNECT_MAX;
+                Class::Consensus
             };
             let hello = Hello { cluster: *self.cluster.lock(), ..self.peers.hello.clone() };
             Channel::new(address.clone(), hello, class, options)

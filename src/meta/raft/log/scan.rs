@@ -261,11 +261,7 @@ pub(super) fn trim(hard: &HardState, first: &mut u64, slots: &mut VecDeque<Slot>
 /// All entries from the purged one to the last one are there.
 fn check_whole(dir: &Path, found: &Found) -> Result<(), StoreError> {
     let from = next(found.hard.purged);
-    let whole = found.slots.is_empty() && found.hard.last == found.hard.purged
-        || found.first == from
-        || found.hard.purged.is_none()
-            && !found.slots.is_empty()
-            && found.segments[0].number == FIRST_SEGMENT;
+    let whole = found.slots.is_empty() && found.hard.last == found.hard.purged || found.first == from;
     if whole {
         return Ok(());
     }
