@@ -27,6 +27,11 @@ else
     echo "skipped: no shellcheck" >&2
 fi
 
+step "broken builds"
+for patch in tests/simulation/broken/*.patch; do
+    git apply --check "$patch" || { echo "$patch does not fit the sources any more" >&2; exit 1; }
+done
+
 step dependencies
 if cargo deny --version >/dev/null 2>&1; then
     cargo deny --locked check bans licenses sources
