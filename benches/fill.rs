@@ -3,6 +3,7 @@
 //! ```text
 //! fill --cluster 127.0.0.1:7001,127.0.0.1:7002,127.0.0.1:7003 --from 0 --to 100000      # empty files, 1,000 in a directory
 //! fill --cluster ... --creates 10 --to 100000    # ten seconds of creates in random ones of the directories that are there
+//! fill --cluster ... --creates 10 --to 100000 --dirs 10    # the same in ten of them
 //! fill --cluster ... --lookups 10 --to 100000    # ten seconds of lookups of random ones of the names that are there
 //! ```
 //!
@@ -36,6 +37,8 @@ struct Asked {
     creates: u64,
     lookups: u64,
     callers: u64,
+    /// Directories that creates go to; 0: all.
+    dirs: u64,
 }
 
 impl Asked {
@@ -50,6 +53,7 @@ impl Asked {
                 "--to" => asked.to = value().parse().unwrap(),
                 "--creates" => asked.creates = value().parse().unwrap(),
                 "--lookups" => asked.lookups = value().parse().unwrap(),
+                "--dirs" => asked.dirs = value().parse().unwrap(),
                 "--callers" => asked.callers = value().parse().unwrap(),
                 // `cargo bench` and `cargo test --benches` say so to every target.
                 "--bench" | "--test" => {}
@@ -129,10 +133,15 @@ async fn measure(client: &Client, dirs: &Arc<Vec<InodeId>>, asked: &Asked) {
         .map(|caller| {
             let (client, dirs, took) = (client.clone(), dirs.clone(), took.clone());
             let (creates, to) = (asked.creates > 0, asked.to);
+            // Creates go to every so many-th directory.
+            let every = if asked.dirs == 0 { 1 } else { (dirs.len() as u64 / asked.dirs).max(1) };
             tokio::spawn(async move {
                 let (mut own, mut count) = (Vec::new(), 0_u64);
                 loop {
-                    let number = rand::rng().random_range(0..to);
+                    let mut number = rand::rng().random_range(0..to);
+                    if creates {
+                        number -= number % (every * DIR_LEN);
+                    }
                     let dir = dirs[usize::try_from(number / DIR_LEN).unwrap()];
                     let from = Instant::now();
                     if from >= end {

@@ -1,4 +1,4 @@
-//! What the state of a metadata server costs: `cargo bench --bench view [records]`.
+//! What the state of a metadata server costs: `cargo bench --bench view [records [MiB of cache]]`.
 //!
 //! Prints rates of apply and of hot, cold and absent lookups, time to open, to snapshot and to install, and memory.
 //! The figures in docs/decisions/0005-view.md and in comments of `src/meta/state` come from here.
@@ -47,9 +47,10 @@ fn rate<R>(what: &str, count: u64, run: impl FnOnce() -> Result<R, Failure>) -> 
 }
 
 fn main() -> Result<(), Failure> {
-    let count = std::env::args().filter_map(|arg| arg.parse().ok()).next().unwrap_or(1_000_000u64);
+    let mut numbers = std::env::args().filter_map(|arg| arg.parse().ok());
+    let (count, cache) = (numbers.next().unwrap_or(1_000_000u64), numbers.next().unwrap_or(64u64));
     let dir = tempfile::tempdir()?;
-    let config = StateConfig { cache_bytes: 64 << 20, ..StateConfig::new(dir.path()) };
+    let config = StateConfig { cache_bytes: cache << 20, ..StateConfig::new(dir.path()) };
     let state = State::open(config.clone())?;
     let mut index = 0;
     let mut apply = |state: &State, changes: ChangeSet| {

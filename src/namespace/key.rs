@@ -27,6 +27,17 @@ enum Form {
     Long(Arc<[u8]>),
 }
 
+impl Key {
+    /// Bytes that it takes beside itself.
+    #[must_use]
+    pub fn heap_len(&self) -> usize {
+        match &self.0 {
+            Form::Short(_) => 0,
+            Form::Long(bytes) => bytes.len(),
+        }
+    }
+}
+
 #[inline]
 fn compare(a: &Short, b: &Short) -> Ordering {
     let word = |short: &Short, i: usize| u64::from_be_bytes(short[i]);

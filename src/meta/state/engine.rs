@@ -14,11 +14,10 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use bytes::Bytes;
-use quick_cache::Weighter;
-use quick_cache::sync::Cache;
 use sled::IVec;
 
 use super::super::StoreError;
+use super::cache::ReadCache;
 use super::filter::KeyFilter;
 use super::page::{self, PageKey};
 use super::parts::{Part, parts};
@@ -36,28 +35,13 @@ const SLED_WRITE_EVERY_MS: u64 = 200;
 const OPEN_TRIES: u32 = 50;
 /// Wait between those tries.
 const OPEN_RETRY: std::time::Duration = std::time::Duration::from_millis(100);
-/// Bytes one cached record takes beside key and value: two `Bytes` with their heap headers and a slot. Measured by
-/// benches/view.rs.
-const CACHE_OVERHEAD: u64 = 160;
 
 /// What is wrong with an entry.
 const WRONG_CHECKSUM: &str = "wrong checksum";
 const NO_PAGE: &str = "it should be a page of records and is none";
 
-/// Key -> value, or the knowledge that there is none.
-type ReadCache = Cache<Key, Option<Bytes>, CacheWeight>;
-
 /// What becomes of records of one page, by their numbers.
 type PageChanges<'a> = Vec<(u8, Option<&'a [u8]>)>;
-
-#[derive(Clone)]
-struct CacheWeight;
-
-impl Weighter<Key, Option<Bytes>> for CacheWeight {
-    fn weight(&self, key: &Key, value: &Option<Bytes>) -> u64 {
-        CACHE_OVERHEAD + (key.len() + value.as_ref().map_or(0, Bytes::len)) as u64
-    }
-}
 
 /// One sled database with its cache.
 pub(super) struct SledEngine {
@@ -91,14 +75,18 @@ impl SledEngine {
             }
         };
         let tree: sled::Tree = (*db).clone();
-        let items = usize::try_from(cache_bytes / (CACHE_OVERHEAD * 2)).unwrap_or(usize::MAX).max(16);
-        let cache = Cache::with_weighter(items, cache_bytes, CacheWeight);
-        Ok(Self { tree, db, cache, filter: KeyFilter::new(), dir: dir.to_owned() })
+        Ok(Self {
+            tree,
+            db,
+            cache: ReadCache::new(cache_bytes),
+            filter: KeyFilter::new(),
+            dir: dir.to_owned(),
+        })
     }
 
     /// Bytes of the read cache.
     pub(super) fn cache_bytes(&self) -> u64 {
-        self.cache.weight()
+        self.cache.bytes()
     }
 
     /// Bytes of sled's files.
@@ -109,11 +97,11 @@ impl SledEngine {
     /// The value under `key`, remembering it (or its absence). The caller makes sure that `key` is not being changed
     /// meanwhile: it is not in the overlay.
     pub(super) fn get(&self, key: &[u8]) -> Result<Option<Bytes>, ViewError> {
-        if !self.filter.may_hold(key) {
-            return Ok(None);
-        }
         if let Some(known) = self.cache.get(key) {
             return Ok(known);
+        }
+        if !self.filter.may_hold(key) {
+            return Ok(None);
         }
         let value = match page::place(key) {
             None => self.stored(key, |value| Ok(Some(Bytes::copy_from_slice(value))))?,
@@ -127,7 +115,7 @@ impl SledEngine {
                 Ok(None)
             })?,
         };
-        self.cache.insert(Key::from(key), value.clone());
+        self.cache.insert(Key::from(key), value.as_deref());
         Ok(value)
     }
 
@@ -182,8 +170,14 @@ impl SledEngine {
                 (Some((page, number)), value) => {
                     pages.entry(page).or_default().push((number, value.map(AsRef::as_ref)));
                 }
-                (None, Some(value)) => batch.insert(key, seal(key, value)),
-                (None, None) => batch.remove(key),
+                (None, value) => {
+                    // Nobody can read while a batch is applied: what it has to read from disk is read before.
+                    guarded(|| self.tree.get(key)).map_err(failed)?;
+                    match value {
+                        Some(value) => batch.insert(key, seal(key, value)),
+                        None => batch.remove(key),
+                    }
+                }
             }
         }
         for (key, changes) in pages {
@@ -213,8 +207,8 @@ impl SledEngine {
     pub(super) fn remember(&self, changes: &BTreeMap<Key, super::writer::Merged>) {
         for (key, merged) in changes {
             match &merged.new {
-                Some(_) => self.cache.insert(key.clone(), merged.new.clone()),
-                None => drop(self.cache.remove(key)),
+                Some(value) => self.cache.insert(key.clone(), Some(value)),
+                None => self.cache.remove(key),
             }
         }
     }
@@ -232,6 +226,7 @@ impl SledEngine {
                 codec::decode::<Stamp>(bytes).map_err(|e| failed(e.to_string()))?
             }
         };
+        self.filter.expect(stamp.tally.records);
         let parts = parts(&self.tree, STAMP_KEY, stamp.tally.records).map_err(|e| failed(e.to_string()))?;
         let (next, readers) = (AtomicUsize::new(0), processor_count().min(parts.len()));
         let read = || {
@@ -263,15 +258,12 @@ impl SledEngine {
 
     /// Sums up the records of a part, for the filter and, as far as there is room, for the cache.
     fn read_part(&self, (from, to): &Part) -> Result<Tally, ViewError> {
-        let room = self.cache.capacity() / 8 * 7;
         let mut tally = Tally::default();
         for record in self.range(from.as_ref().map(|key| &**key), to.as_ref().map(|key| &**key)) {
             let (key, value) = record?;
             tally.add(&key, &value);
             self.filter.add(&key);
-            if self.cache.weight() < room {
-                self.cache.insert(Key::from(&key[..]), Some(value));
-            }
+            self.cache.fill(Key::from(&key[..]), &value);
         }
         Ok(tally)
     }

@@ -7,6 +7,7 @@
 //!
 //! Reading order: `record`, `memory` (how reads find a record), `writer`, `engines`, `engine`, `parts`, `journal`, `cut` and `snapshot`, `recover`, `core`.
 
+mod cache;
 mod core;
 mod cut;
 mod engine;
