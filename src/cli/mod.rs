@@ -200,7 +200,6 @@ impl Global {
 /// Runs the command line of this process and gives its exit code.
 #[must_use]
 pub fn main() -> ExitCode {
-    runtime::allow_advised_huge_pages();
     // mount(8) calls the program of a filesystem type by another name and in its own way.
     let cli = match mount::args_of_helper() {
         Some(args) => Cli::parse_from(std::iter::once("pohmelfs".into()).chain(args)),

@@ -21,7 +21,7 @@ pub use tokio::runtime::Handle;
 pub use local::{Local, RuntimeId, current_runtime};
 
 pub use buffers::{BUFFER_KEPT_MIN, Buffer, HEAD_ROOM};
-pub use process::{allow_advised_huge_pages, processor_count, resident_bytes};
+pub use process::{processor_count, resident_bytes};
 pub use random::{Dice, random_below, random_u64, random_u128, rng, shuffle};
 pub use rounds::Rounds;
 pub use task::{STOP_TIMEOUT, StopSignal, Task, Tasks, blocking, spawn, yield_now};

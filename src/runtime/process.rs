@@ -17,16 +17,3 @@ pub fn resident_bytes() -> u64 {
 pub fn processor_count() -> usize {
     std::thread::available_parallelism().map_or(1, std::num::NonZero::get)
 }
-
-/// Lets memory have huge pages that asks for them (`madvise(2)`, `MADV_HUGEPAGE`), and no other.
-///
-/// The allocator has forbidden them to the whole process (decision 0005). Where the system gives them to all memory
-/// (`/sys/kernel/mm/transparent_hugepage/enabled` says `always`), that stays as it is.
-pub fn allow_advised_huge_pages() {
-    let mode = std::fs::read_to_string("/sys/kernel/mm/transparent_hugepage/enabled").unwrap_or_default();
-    if mode.contains("[madvise]")
-        && let Err(error) = rustix::thread::disable_transparent_huge_pages(false)
-    {
-        tracing::debug!(%error, "no huge pages");
-    }
-}
