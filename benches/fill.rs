@@ -134,7 +134,7 @@ async fn measure(client: &Client, dirs: &Arc<Vec<InodeId>>, asked: &Asked) {
             let (client, dirs, took) = (client.clone(), dirs.clone(), took.clone());
             let (creates, to) = (asked.creates > 0, asked.to);
             // Creates go to every so many-th directory.
-            let every = if asked.dirs == 0 { 1 } else { (dirs.len() as u64 / asked.dirs).max(1) };
+            let every = (dirs.len() as u64).checked_div(asked.dirs).unwrap_or(1).max(1);
             tokio::spawn(async move {
                 let (mut own, mut count) = (Vec::new(), 0_u64);
                 loop {

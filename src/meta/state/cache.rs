@@ -2,11 +2,10 @@
 //!
 //! `engine` asks it before sled. A record of the usual size lies within the table itself, so that a hit in a cache of gigabytes waits
 //! for two places in memory, the mark of the record and the record; with an index, a list and a value of its own it was for five, and
-//! a lookup among ten million inodes took twice as long (decision 0005). Holds: its bound counts what records take with all that
-//! is around them; what was read since the last sweep stays when others go.
+//! a lookup among ten million inodes took twice as long (decision 0005). Holds: tables and long values together keep within the bound;
+//! what was read since the last sweep stays when others go.
 //! Not here: when a record may be remembered (`engine`).
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
@@ -16,15 +15,16 @@ use xxhash_rust::xxh3::xxh3_64;
 
 use crate::namespace::Key;
 
-/// Bytes that a record takes with its key, its short value and its place in a full table.
-const RECORD: u64 = 128;
-/// Bytes of a long value beside itself: counters, and what the allocator rounds up.
-const LONG_OVERHEAD: u64 = 32;
+/// Bytes of a place in a table: a record and its mark.
+const PLACE: u64 = size_of::<Record>() as u64 + 1;
+/// Bytes of something on the heap beside what it holds: counters, and what the allocator rounds up.
+const HEAP_OVERHEAD: u64 = 32;
 /// Longest value that lies within the table: an inode, a dentry with a name of some forty bytes.
 const SHORT_LEN_MAX: usize = 62;
-/// Places in the table of a part of the cache at most: so few that nobody notices when one is built anew.
-const PART_PLACES: u64 = 1 << 14;
-/// Parts at least, unless they were of no size at all.
+/// Bytes of a part of the cache, or some more: a table of 2^14 places and a little for long values. Small enough that nobody notices
+/// when a table is built anew.
+const PART_BYTES: u64 = 7 << 18;
+/// Parts at least.
 const PARTS: u64 = 8;
 /// Of what a full part holds, one in so many goes at a time.
 const SWEEP: u64 = 8;
@@ -37,7 +37,7 @@ enum Known {
     /// A value that lies here: as many bytes as `len` says.
     Short { len: u8, bytes: [u8; SHORT_LEN_MAX] },
     /// A longer one.
-    Long(Arc<[u8]>),
+    Long(Bytes),
 }
 
 impl Known {
@@ -49,7 +49,8 @@ impl Known {
                 bytes[..value.len()].copy_from_slice(value);
                 Self::Short { len, bytes }
             }
-            _ => Self::Long(value.into()),
+            // A copy: it must not keep the memory of what it came with.
+            _ => Self::Long(Bytes::copy_from_slice(value)),
         }
     }
 
@@ -59,7 +60,7 @@ impl Known {
             Self::Short { len, bytes } => {
                 Some(Bytes::copy_from_slice(&bytes[..usize::from(*len).min(SHORT_LEN_MAX)]))
             }
-            Self::Long(value) => Some(Bytes::copy_from_slice(value)),
+            Self::Long(value) => Some(value.clone()),
         }
     }
 }
@@ -72,12 +73,14 @@ struct Record {
 }
 
 impl Record {
-    fn weight(&self) -> u64 {
+    /// Bytes on the heap.
+    fn heap(&self) -> u64 {
+        let taken = |len: usize| if len == 0 { 0 } else { HEAP_OVERHEAD + (len + len / 8) as u64 };
         let long = match &self.known {
             Known::Absent | Known::Short { .. } => 0,
-            Known::Long(value) => LONG_OVERHEAD + value.len() as u64,
+            Known::Long(value) => value.len(),
         };
-        RECORD + self.key.heap_len() as u64 + long
+        taken(self.key.heap_len()) + taken(long)
     }
 
     fn hash(&self) -> u64 {
@@ -89,13 +92,18 @@ impl Record {
 #[derive(Default)]
 struct Part {
     table: HashTable<Record>,
-    /// Weight of its records.
-    bytes: u64,
+    /// Bytes of its records on the heap.
+    heap: u64,
     /// Times that it was swept.
     sweeps: u64,
 }
 
 impl Part {
+    /// Bytes that it takes.
+    fn bytes(&self) -> u64 {
+        self.table.allocation_size() as u64 + self.heap
+    }
+
     fn find(&self, hash: u64, key: &[u8]) -> Option<&Record> {
         self.table.find(hash, |record| record.key[..] == *key)
     }
@@ -103,68 +111,116 @@ impl Part {
     fn remove(&mut self, hash: u64, key: &[u8]) {
         if let Ok(entry) = self.table.find_entry(hash, |record| record.key[..] == *key) {
             let (record, _) = entry.remove();
-            self.bytes -= record.weight();
+            self.heap -= record.heap();
         }
     }
 
-    /// Puts a record in that is not there. The caller has made room: it is one of `records_max` at most.
-    fn add(&mut self, hash: u64, record: Record, records_max: usize) {
-        let len = self.table.len();
-        if len == self.table.capacity() {
-            // A table would grow by itself when it is full of the marks of what was removed; here it grows by what it holds.
-            let mut table = HashTable::with_capacity((len + len / 2 + 1).min(records_max));
-            for record in self.table.drain() {
-                table.insert_unique(record.hash(), record, Record::hash);
-            }
-            self.table = table;
+    /// Puts `known` in the place of what is known of `key`, if something is and there is room; the rest of `known` otherwise.
+    fn replace(&mut self, hash: u64, key: &[u8], known: Known, bytes_max: u64) -> Result<(), Known> {
+        let (table, heap) = (self.table.allocation_size() as u64, self.heap);
+        let Some(record) = self.table.find_mut(hash, |record| record.key[..] == *key) else {
+            return Err(known);
+        };
+        let before = record.heap();
+        let earlier = std::mem::replace(&mut record.known, known);
+        let heap = heap - before + record.heap();
+        if table + heap > bytes_max {
+            return Err(std::mem::replace(&mut record.known, earlier));
         }
-        self.bytes += record.weight();
+        self.heap = heap;
+        Ok(())
+    }
+
+    /// Records for which the next table is made when this one is full.
+    fn next_len(&self) -> usize {
+        let len = self.table.len();
+        len + len / 2 + 1
+    }
+
+    /// Whether a record with so much on the heap can be added within the bound, in a larger table if it needs one.
+    fn has_room(&self, heap: u64, bytes_max: u64) -> bool {
+        let table = if self.table.len() < self.table.capacity() {
+            self.table.allocation_size() as u64
+        } else {
+            table_bytes(self.next_len())
+        };
+        table + self.heap + heap <= bytes_max
+    }
+
+    /// Puts a record in that is not there and for which there is room.
+    fn add(&mut self, hash: u64, record: Record) {
+        if self.table.len() == self.table.capacity() {
+            // A table would grow by itself when it is full of the marks of what was removed; here it grows by what it holds.
+            self.rebuild();
+        }
+        self.heap += record.heap();
         self.table.insert_unique(hash, record, Record::hash);
     }
 
-    /// Drops an eighth, by chance, of what was not read since the last sweep; of everything, if everything was.
+    fn rebuild(&mut self) {
+        let mut table = HashTable::with_capacity(self.next_len());
+        for record in self.table.drain() {
+            table.insert_unique(record.hash(), record, Record::hash);
+        }
+        self.table = table;
+    }
+
+    /// Drops as many records as are an eighth of all, by chance, out of those that were not read since the last sweep; out of all if
+    /// everything was read. A table that is less than half full after it gets smaller.
     fn sweep(&mut self) {
         self.sweeps += 1;
         let sweeps = self.sweeps;
         let quota = (self.table.len() as u64).div_ceil(SWEEP);
         let unused = self.table.iter().filter(|record| !record.used.load(Ordering::Relaxed)).count() as u64;
-        let (all, of) = if unused == 0 { (true, self.table.len() as u64) } else { (false, unused) };
-        let bytes = &mut self.bytes;
+        let all = unused == 0;
+        let of = if all { self.table.len() as u64 } else { unused };
+        // Where few were not read, those go, and the others have not been tried.
+        let forget = all || unused >= quota;
+        let heap = &mut self.heap;
         self.table.retain(|record| {
-            let used = std::mem::take(record.used.get_mut());
-            // A dice that falls in the same way in every run.
-            let dice = xxh3_64(&(record.hash() ^ sweeps).to_le_bytes()) % of;
-            let goes = (all || !used) && dice < quota;
-            if goes {
-                *bytes -= record.weight();
+            let used = *record.used.get_mut();
+            if forget {
+                *record.used.get_mut() = false;
             }
-            !goes
+            if used && !all {
+                return true;
+            }
+            // A dice that falls in the same way in every run.
+            let stays = xxh3_64(&(record.hash() ^ sweeps).to_le_bytes()) % of >= quota;
+            if !stays {
+                *heap -= record.heap();
+            }
+            stays
         });
+        if self.table.len() < self.table.capacity() / 2 {
+            self.rebuild();
+        }
     }
+}
+
+/// Bytes of a table made for `len` records: seven in eight places, as many places as a power of two.
+fn table_bytes(len: usize) -> u64 {
+    let places = if len < 8 { 8 } else { (len * 8 / 7).next_power_of_two() };
+    places as u64 * PLACE + 16
 }
 
 /// Key -> what it holds.
 pub(super) struct ReadCache {
     parts: Box<[RwLock<Part>]>,
-    /// Records that a part may have, if they are all short: its table has eight places for each seven.
-    part_records: usize,
-    /// Weight that a part may have.
+    /// Bytes that a part may take.
     part_bytes: u64,
 }
 
 impl ReadCache {
     /// One that takes `bytes` at most.
     pub(super) fn new(bytes: u64) -> Self {
-        let places = (bytes / RECORD / PARTS).clamp(8, PART_PLACES);
-        let part_records = 7 << (places.ilog2() - 3);
-        let part_bytes = part_records as u64 * RECORD;
-        let count = (bytes / part_bytes).max(1);
-        Self { parts: (0..count).map(|_| RwLock::default()).collect(), part_records, part_bytes }
+        let count = (bytes / PART_BYTES).max(PARTS);
+        Self { parts: (0..count).map(|_| RwLock::default()).collect(), part_bytes: bytes / count }
     }
 
-    /// Bytes that its records take.
+    /// Bytes that it takes. Looks at every part.
     pub(super) fn bytes(&self) -> u64 {
-        self.parts.iter().map(|part| part.read().bytes).sum()
+        self.parts.iter().map(|part| part.read().bytes()).sum()
     }
 
     /// What is known of `key`: a value, or that there is none.
@@ -181,25 +237,27 @@ impl ReadCache {
 
     /// Remembers what `key` holds. What does not fit at all is not remembered.
     pub(super) fn insert(&self, key: Key, value: Option<&[u8]>) {
-        let (hash, record) = Self::record(key, value);
+        let hash = xxh3_64(&key);
         let mut part = self.part(hash).write();
-        part.remove(hash, &record.key);
-        if record.weight() > self.part_bytes {
-            return;
-        }
-        while part.bytes + record.weight() > self.part_bytes {
+        let Err(known) = part.replace(hash, &key, Known::of(value), self.part_bytes) else { return };
+        part.remove(hash, &key);
+        let record = Record { key, known, used: AtomicBool::new(false) };
+        while !part.has_room(record.heap(), self.part_bytes) {
+            if part.table.is_empty() {
+                return;
+            }
             part.sweep();
         }
-        part.add(hash, record, self.part_records);
+        part.add(hash, record);
     }
 
-    /// Remembers what `key` holds if nothing is known of it, and nothing has to go for it for some time.
+    /// Remembers what `key` holds if nothing is known of it, and nothing has to go for it.
     pub(super) fn fill(&self, key: Key, value: &[u8]) {
-        let (hash, record) = Self::record(key, Some(value));
+        let hash = xxh3_64(&key);
+        let record = Record { key, known: Known::of(Some(value)), used: AtomicBool::new(false) };
         let mut part = self.part(hash).write();
-        let bound = self.part_bytes / SWEEP * (SWEEP - 1);
-        if part.bytes + record.weight() <= bound && part.find(hash, &record.key).is_none() {
-            part.add(hash, record, self.part_records);
+        if part.has_room(record.heap(), self.part_bytes) && part.find(hash, &record.key).is_none() {
+            part.add(hash, record);
         }
     }
 
@@ -213,10 +271,6 @@ impl ReadCache {
     #[cfg(test)]
     pub(super) fn clear(&self) {
         self.parts.iter().for_each(|part| *part.write() = Part::default());
-    }
-
-    fn record(key: Key, value: Option<&[u8]>) -> (u64, Record) {
-        (xxh3_64(&key), Record { key, known: Known::of(value), used: AtomicBool::new(false) })
     }
 
     /// A number that is even among all 64-bit numbers, scaled to one that is even among the parts. The table in it takes the low and
@@ -236,17 +290,8 @@ mod tests {
         Key::from(i.to_be_bytes())
     }
 
-    /// A cache of more than one part.
-    fn of_some_parts() -> ReadCache {
-        let cache = ReadCache::new(PARTS * PART_PLACES * RECORD);
-        assert!(cache.parts.len() > 1);
-        cache
-    }
-
-    /// Bytes of its tables.
-    fn taken(cache: &ReadCache) -> u64 {
-        cache.parts.iter().map(|part| part.read().table.allocation_size() as u64).sum()
-    }
+    /// Bound of the caches below, unless they say another.
+    const BOUND: u64 = PARTS * PART_BYTES;
 
     #[test]
     fn a_value_of_any_length_comes_back() {
@@ -260,39 +305,52 @@ mod tests {
         assert_eq!(cache.get(&key(1)), Some(None));
         cache.remove(&key(1));
         assert_eq!(cache.get(&key(1)), None);
-        assert_eq!(cache.bytes(), 0);
+        assert!(cache.parts.iter().all(|part| part.read().heap == 0 && part.read().table.is_empty()));
     }
 
     #[test]
-    fn a_record_is_as_small_as_its_weight_says() {
-        // A full table has seven records in eight places, and a mark for each place.
-        assert!((size_of::<Record>() + 1) * 8 / 7 <= usize::try_from(RECORD).unwrap());
-        let heavy = Record { key: key(1), known: Known::of(Some(&[7; 1000])), used: AtomicBool::new(false) };
-        assert!(heavy.weight() >= 1000 + RECORD);
-    }
-
-    #[test]
-    fn it_keeps_within_its_bound_and_is_nearly_full() {
-        let cache = of_some_parts();
-        let bound = PARTS * PART_PLACES * RECORD;
-        let long = [1; 300];
-        for i in 0..300_000 {
-            let len = if i % 100 == 0 { 300 } else { 40 };
-            cache.insert(key(i), Some(&long[..len]));
-            if i % 1000 == 0 {
-                assert!(cache.bytes() <= bound, "{} after {i}", cache.bytes());
-            }
+    fn what_a_table_will_take_is_known_before() {
+        for len in (1..70).chain([447, 448, 449, 14_335, 14_336, 14_337]) {
+            let table: HashTable<Record> = HashTable::with_capacity(len);
+            let taken = table.allocation_size() as u64;
+            assert!(taken <= table_bytes(len), "{len} records: {taken} bytes, not {}", table_bytes(len));
         }
-        assert!(cache.bytes() > bound / 2, "{} of {bound}", cache.bytes());
-        let counted: u64 =
-            cache.parts.iter().map(|part| part.read().table.iter().map(Record::weight).sum::<u64>()).sum();
-        assert_eq!(cache.bytes(), counted);
-        assert!(taken(&cache) <= bound, "tables of {} bytes for {bound}", taken(&cache));
+        assert!(table_bytes(14_336) <= PART_BYTES, "a part has room for its largest table");
+        assert!(size_of::<Known>() == 64);
+    }
+
+    /// Whatever comes in whatever order: tables and heap keep within the bound, and the sum is kept right.
+    #[test]
+    fn it_keeps_within_its_bound() {
+        for bound in [64 << 10, 1 << 20, BOUND] {
+            let cache = ReadCache::new(bound);
+            let check = |what: &str| {
+                assert!(cache.bytes() <= bound, "{what}: {} of {bound}", cache.bytes());
+                for part in &cache.parts {
+                    let part = part.read();
+                    assert_eq!(part.heap, part.table.iter().map(Record::heap).sum::<u64>(), "{what}");
+                }
+            };
+            let value = [1; 4096];
+            (0..200_000).for_each(|i| cache.insert(key(i), Some(&value[..40])));
+            check("short values");
+            assert!(bound < 1 << 20 || cache.bytes() > bound / 3, "{} of {bound}", cache.bytes());
+            (200_000..204_000).for_each(|i| cache.insert(key(i), Some(&value)));
+            check("long values after them");
+            assert!(cache.parts.iter().all(|part| part.read().sweeps > 0));
+            (0..20_000)
+                .for_each(|i| cache.insert(key(i % 1000), Some(&value[..usize::try_from(i % 300).unwrap()])));
+            check("values that change their length");
+            (0..20_000_u64).for_each(|i| cache.insert(Key::from(&[i.to_be_bytes(); 30].concat()[..]), None));
+            check("long keys");
+            (300_000..500_000).for_each(|i| cache.insert(key(i), Some(&value[..40])));
+            check("short values again");
+        }
     }
 
     #[test]
     fn what_is_read_again_and_again_stays() {
-        let cache = of_some_parts();
+        let cache = ReadCache::new(BOUND);
         (0..1000).for_each(|i| cache.insert(key(i), Some(b"hot")));
         for i in 1000..500_000 {
             cache.insert(key(i), Some(b"passes"));
@@ -304,35 +362,65 @@ mod tests {
     }
 
     #[test]
-    fn what_changes_all_the_time_does_not_make_it_grow() {
-        let cache = of_some_parts();
+    fn where_all_was_read_some_go_by_chance() {
+        let cache = ReadCache::new(1 << 20);
+        for i in 0..50_000 {
+            cache.insert(key(i), Some(b"read at once"));
+            assert!(cache.get(&key(i)).is_some(), "{i}");
+        }
+        assert!(cache.bytes() <= 1 << 20);
+        let there = (0..50_000).filter(|i| cache.get(&key(*i)).is_some()).count();
+        assert!(there > 3000, "{there}");
+    }
+
+    #[test]
+    fn what_comes_and_goes_all_the_time_does_not_make_it_grow() {
+        let cache = ReadCache::new(BOUND);
         for i in 0..500_000 {
             cache.insert(key(i), Some(b"new"));
             if i >= 1000 {
                 cache.remove(&key(i - 1000));
             }
         }
-        assert_eq!(cache.bytes(), 1000 * RECORD);
-        assert!(taken(&cache) < 1 << 20, "tables of {} bytes for a thousand records", taken(&cache));
+        assert_eq!(cache.parts.iter().map(|part| part.read().table.len()).sum::<usize>(), 1000);
+        assert!(cache.bytes() < 1 << 20, "{} bytes for a thousand records", cache.bytes());
+    }
+
+    /// A known record gets its new value where it is: no other goes for it, and that it was read is not forgotten.
+    #[test]
+    fn a_change_of_what_is_known_moves_nothing() {
+        let cache = ReadCache::new(1 << 20);
+        (0..100_000).for_each(|i| cache.insert(key(i), Some(b"first")));
+        let known: Vec<u64> = (0..100_000).filter(|i| cache.get(&key(*i)).is_some()).collect();
+        let sweeps = || cache.parts.iter().map(|part| part.read().sweeps).sum::<u64>();
+        let before = sweeps();
+        (0..10).for_each(|_| known.iter().for_each(|i| cache.insert(key(*i), Some(b"second"))));
+        assert_eq!(sweeps(), before);
+        for i in known {
+            assert_eq!(cache.get(&key(i)), Some(Some(Bytes::from("second"))));
+            let hash = xxh3_64(&key(i));
+            assert!(cache.part(hash).read().find(hash, &key(i)).unwrap().used.load(Ordering::Relaxed));
+        }
     }
 
     #[test]
     fn filling_drives_nothing_out() {
-        let cache = of_some_parts();
+        let cache = ReadCache::new(BOUND);
         (0..10).for_each(|i| cache.insert(key(i), Some(b"was there")));
         (0..500_000).for_each(|i| cache.fill(key(i), b"read at start"));
         assert!((0..10).all(|i| cache.get(&key(i)) == Some(Some(Bytes::from("was there")))));
-        let (bytes, bound) = (cache.bytes(), PARTS * PART_PLACES * RECORD);
-        assert!(bound / 4 * 3 < bytes && bytes <= bound / SWEEP * (SWEEP - 1), "{bytes} of {bound}");
+        assert!(BOUND / 4 * 3 < cache.bytes() && cache.bytes() <= BOUND, "{} of {BOUND}", cache.bytes());
         assert!(cache.parts.iter().all(|part| part.read().sweeps == 0));
     }
 
     #[test]
-    fn what_can_never_fit_is_not_remembered_and_replaces_what_was() {
-        let cache = ReadCache::new(4096);
-        cache.insert(key(1), Some(b"small"));
-        cache.insert(key(1), Some(&[0; 8192]));
-        assert_eq!(cache.get(&key(1)), None);
-        assert_eq!(cache.bytes(), 0);
+    fn what_can_never_fit_is_not_remembered_and_what_was_is_forgotten() {
+        for bound in [0, 100, 4096, 64 << 10] {
+            let cache = ReadCache::new(bound);
+            cache.insert(key(1), Some(b"small"));
+            cache.insert(key(1), Some(&[0; 65_536]));
+            assert_eq!(cache.get(&key(1)), None);
+            assert!(cache.bytes() <= bound);
+        }
     }
 }

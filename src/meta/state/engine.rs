@@ -89,6 +89,11 @@ impl SledEngine {
         self.cache.bytes()
     }
 
+    /// So many records are about to be read or written.
+    pub(super) fn expect(&self, records: u64) {
+        self.filter.make_room(records);
+    }
+
     /// Bytes of sled's files.
     pub(super) fn disk_bytes(&self) -> u64 {
         guarded(|| self.db.size_on_disk()).unwrap_or(0)
@@ -160,6 +165,9 @@ impl SledEngine {
     ) -> Result<(), StoreError> {
         let failed =
             |reason: String| StoreError::new(format!("writing the view {}", self.dir.display()), reason);
+        if let Some(stamp) = stamp {
+            self.filter.make_room(stamp.tally.records);
+        }
         let mut batch = sled::Batch::default();
         let mut pages: BTreeMap<PageKey, PageChanges<'_>> = BTreeMap::new();
         for (key, value) in changes {
@@ -226,7 +234,8 @@ impl SledEngine {
                 codec::decode::<Stamp>(bytes).map_err(|e| failed(e.to_string()))?
             }
         };
-        self.filter.expect(stamp.tally.records);
+        // A number that the files cannot hold is not believed: it will not add up.
+        self.expect(stamp.tally.records.min(self.disk_bytes()));
         let parts = parts(&self.tree, STAMP_KEY, stamp.tally.records).map_err(|e| failed(e.to_string()))?;
         let (next, readers) = (AtomicUsize::new(0), processor_count().min(parts.len()));
         let read = || {

@@ -39,6 +39,14 @@ impl Engine {
         Ok(Self::Journal(Box::new(JournalEngine::open(config.disk.clone(), dir)?)))
     }
 
+    /// So many records are about to be written.
+    pub(super) fn expect(&self, records: u64) {
+        match self {
+            Self::Sled(engine) => engine.expect(records),
+            Self::Journal(_) => {}
+        }
+    }
+
     /// Bytes of the read cache.
     pub(super) fn cache_bytes(&self) -> u64 {
         match self {

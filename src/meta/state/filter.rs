@@ -1,9 +1,10 @@
 //! Which keys sled may hold: Bloom filters (B. H. Bloom, 1970), so that asking for what is not there costs no look into sled.
 //!
 //! Most commands ask for such keys: the name that a create is about to take, the reply that a first sending has not got.
-//! The filter grows with the keys, in layers each four times as large as the one before (P. S. Almeida et al., 2007), and a
-//! question waits for one line of memory a layer (F. Putze, P. Sanders and J. Singler, 2007). Holds: a key that was ever added is never
-//! denied. Removed keys stay in until the next start, which fills it anew; they cost a look into sled, as before.
+//! The filter grows with the records, in layers (P. S. Almeida et al., 2007), and a question waits for one line of memory a layer
+//! (F. Putze, P. Sanders and J. Singler, 2007). Holds: a key that was ever added is never denied; layers are for at most four times as many
+//! keys as there are records. Removed keys stay in until the next start, which fills it anew: where very many came and went,
+//! questions for absent keys go on to sled more often, and the filter stays as large as it is.
 
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -12,10 +13,8 @@ use xxhash_rust::xxh3::xxh3_128;
 
 /// Keys that the first layer is made for, unless more are expected: 2 MiB.
 const FIRST_KEYS: u64 = 1 << 20;
-/// A layer is made for this many times as many keys as the one before.
-const GROWTH: u64 = 4;
-/// Layers at most: the last is made for more keys than there can be.
-const LAYERS_MAX: usize = 12;
+/// Layers at most: each but the first makes the filter three times as large, so the last is made for more keys than there can be.
+const LAYERS_MAX: usize = 24;
 /// Words of a block: one line of the processor's cache.
 const BLOCK_WORDS: usize = 8;
 /// Bits of a block.
@@ -59,7 +58,6 @@ impl Hashed {
         let bits = self.bits;
         (0..PROBES).map(move |i| {
             let bit = (bits >> (PROBE_BITS * i)) % BLOCK_BITS;
-            #[expect(clippy::cast_possible_truncation, reason = "below 8")]
             ((bit / 64) as usize, 1 << (bit % 64))
         })
     }
@@ -101,7 +99,7 @@ impl Layer {
     }
 }
 
-/// The filter. Added to by the writer, asked by everybody, without a lock.
+/// The filter. Added to and asked without a lock.
 pub(super) struct KeyFilter {
     /// Made one after the other; only the newest is added to.
     layers: [OnceLock<Layer>; LAYERS_MAX],
@@ -113,30 +111,33 @@ impl KeyFilter {
         Self { layers: Default::default() }
     }
 
-    /// So many keys are about to be added: one layer has room for them and half as many. Heard only before the first key.
-    pub(super) fn expect(&self, keys: u64) {
-        let keys_max = FIRST_KEYS.max(keys.saturating_add(keys / 2));
-        self.layers[0].get_or_init(|| Layer::new(keys_max));
+    /// Makes room for as many keys as there are or will be records: at the start a layer for half as many more; later, when the
+    /// newest is full, one for twice as many, unless there is room for twice as many already.
+    pub(super) fn make_room(&self, records: u64) {
+        let (mut made, mut keys_max, mut full) = (0, 0_u64, true);
+        for layer in self.made() {
+            (made, keys_max, full) = (made + 1, keys_max.saturating_add(layer.keys_max), layer.is_full());
+        }
+        let wanted = if made == 0 { records.saturating_add(records / 2) } else { records.saturating_mul(2) };
+        if full
+            && (made == 0 || keys_max < wanted)
+            && let Some(next) = self.layers.get(made)
+        {
+            next.get_or_init(|| Layer::new(wanted.max(FIRST_KEYS)));
+        }
     }
 
     /// From now on `key` may be there.
     pub(super) fn add(&self, key: &[u8]) {
         let hashed = Hashed::of(key);
-        let first = self.layers[0].get_or_init(|| Layer::new(FIRST_KEYS));
-        let mut newest = (0, first);
-        for (i, layer) in self.made().enumerate() {
+        let mut newest = self.layers[0].get_or_init(|| Layer::new(FIRST_KEYS));
+        for layer in self.made() {
             if layer.may_hold(&hashed) {
                 return;
             }
-            newest = (i, layer);
+            newest = layer;
         }
-        let (i, layer) = newest;
-        layer.add(&hashed);
-        if layer.is_full()
-            && let Some(next) = self.layers.get(i + 1)
-        {
-            next.get_or_init(|| Layer::new(layer.keys_max.saturating_mul(GROWTH)));
-        }
+        newest.add(&hashed);
     }
 
     /// False only if `key` was never added.
@@ -173,30 +174,73 @@ mod tests {
         assert!(passed(&filter, 100_000) < 10, "{} of 100,000 absent keys pass", passed(&filter, 100_000));
     }
 
+    /// Keys that its layers are made for.
+    fn keys_max(filter: &KeyFilter) -> u64 {
+        filter.made().map(|layer| layer.keys_max).sum()
+    }
+
     #[test]
-    fn a_filter_grows_with_its_keys() {
+    fn a_filter_grows_with_the_records() {
         let filter = KeyFilter::new();
-        let keys = FIRST_KEYS * 2;
-        (0..keys).for_each(|i| filter.add(&key(i)));
-        assert_eq!(filter.made().count(), 2);
-        assert!((0..keys).all(|i| filter.may_hold(&key(i))));
-        assert!(passed(&filter, 100_000) < 500, "{} of 100,000 absent keys pass", passed(&filter, 100_000));
+        let records = FIRST_KEYS * 4;
+        for i in 0..records {
+            filter.add(&key(i));
+            if i % 1024 == 0 {
+                filter.make_room(i);
+            }
+        }
+        assert_eq!(filter.made().count(), 3);
+        assert!(keys_max(&filter) < records * 4);
+        assert!((0..records).all(|i| filter.may_hold(&key(i))));
+        assert!(passed(&filter, 100_000) < 700, "{} of 100,000 absent keys pass", passed(&filter, 100_000));
         // Keys that it knows do not fill it.
         let held =
             |filter: &KeyFilter| filter.made().map(|layer| layer.keys.load(Ordering::Relaxed)).sum::<u64>();
         let before = held(&filter);
-        (0..keys).for_each(|i| filter.add(&key(i)));
+        (0..records).for_each(|i| filter.add(&key(i)));
         assert_eq!(held(&filter), before);
+    }
+
+    #[test]
+    fn keys_that_come_and_go_do_not_make_it_grow_for_ever() {
+        let filter = KeyFilter::new();
+        for i in 0..FIRST_KEYS * 8 {
+            filter.add(&key(i));
+            if i % 1024 == 0 {
+                filter.make_room(FIRST_KEYS);
+            }
+        }
+        assert!(keys_max(&filter) <= FIRST_KEYS * 4, "{} keys", keys_max(&filter));
+        assert!((0..FIRST_KEYS * 8).all(|i| filter.may_hold(&key(i))));
     }
 
     #[test]
     fn keys_that_are_expected_have_one_layer() {
         let filter = KeyFilter::new();
-        filter.expect(FIRST_KEYS * 2);
+        filter.make_room(FIRST_KEYS * 2);
         (0..FIRST_KEYS * 2).for_each(|i| filter.add(&key(i)));
-        filter.expect(1);
+        filter.make_room(FIRST_KEYS * 2);
         assert_eq!(filter.made().count(), 1);
         assert!(passed(&filter, 100_000) < 500, "{} of 100,000 absent keys pass", passed(&filter, 100_000));
+    }
+
+    #[test]
+    fn several_threads_may_add_while_it_grows() {
+        let filter = KeyFilter::new();
+        std::thread::scope(|scope| {
+            for part in 0..4_u64 {
+                let filter = &filter;
+                scope.spawn(move || {
+                    for i in (part..FIRST_KEYS * 2).step_by(4) {
+                        filter.add(&key(i));
+                        if i % 4096 == part {
+                            filter.make_room(i);
+                        }
+                    }
+                });
+            }
+        });
+        assert!((0..FIRST_KEYS * 2).all(|i| filter.may_hold(&key(i))));
     }
 
     #[test]

@@ -135,6 +135,7 @@ pub(super) fn load(
         Err(fault) => return Ok(Err(fault)),
     };
     let engine = open_engine(config, number)?;
+    engine.expect(reader.record_count());
     loop {
         match reader.block() {
             Ok(Some(records)) => {

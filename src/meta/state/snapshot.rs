@@ -181,12 +181,16 @@ pub(super) struct SnapshotReader {
     last_key: Bytes,
     /// Bytes read so far.
     at: u64,
+    /// Bytes of the file.
+    len: u64,
 }
 
 impl SnapshotReader {
     /// Opens a file and checks its header.
     pub(super) fn open(disk: &dyn Disk, path: &Path) -> Result<Self, Fault> {
-        let mut file = BufReader::with_capacity(BUFFER_LEN, FileStream::new(disk.open(path)?));
+        let opened = disk.open(path)?;
+        let file_len = opened.length()?;
+        let mut file = BufReader::with_capacity(BUFFER_LEN, FileStream::new(opened));
         let mut header = [0; 16];
         file.read_exact(&mut header)?;
         if &header[..8] != MAGIC {
@@ -205,7 +209,12 @@ impl SnapshotReader {
         let stamp = codec::decode(&body).map_err(|e| Fault::Damaged(e.to_string()))?;
         let at = (header.len() + body.len() + 4) as u64;
         let (level, tally) = (Level::FIRST, Tally::default());
-        Ok(Self { file, stamp, packing, level, tally, blocks: 0, last_key: Bytes::new(), at })
+        Ok(Self { file, stamp, packing, level, tally, blocks: 0, last_key: Bytes::new(), at, len: file_len })
+    }
+
+    /// Records that it holds if its header is right, and at most as many as can be in so long a file.
+    pub(super) fn record_count(&self) -> u64 {
+        self.stamp.tally.records.min(self.len)
     }
 
     /// How its blocks are packed.
