@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures::future::join_all;
+use openraft::Instant as _;
 use openraft::async_runtime::watch::WatchReceiver;
 use openraft::errors::{ChangeMembershipError, ClientWriteError, RaftError};
 use openraft::{BasicNode, ChangeMembers, ServerState};
@@ -19,7 +20,7 @@ use tokio::sync::watch;
 use super::messages::{Roster, kind, pack, unpack};
 use super::network::Lane;
 use super::types::Members;
-use super::{Consensus, ConsensusError, stopped};
+use super::{Consensus, ConsensusError, leader_of, stopped};
 use crate::runtime::{self, Instant};
 use crate::types::{LogIndex, NodeAddress, NodeId};
 use crate::wire::{Applied, RpcError};
@@ -260,16 +261,23 @@ impl Consensus {
             if !now.addresses.is_empty() && now.addresses.contains_key(&me) {
                 self.shared.network.keep(&now.addresses);
             }
-            let leads = self.leader().is_some_and(|leader| leader.node == me);
+            let leads = self.is_followed();
             if now.removed.contains(&me) && !leads {
                 return self.retire(LogIndex(0)).await;
             }
+            // One that was added and has heard nothing yet knows those of its configuration; they are kept where others are not.
+            let known = if now.addresses.is_empty() {
+                self.shared.network.configured()
+            } else {
+                now.addresses.clone()
+            };
             // It is not sent the end of the change that takes it out.
             let silence = if now.leaving.contains(&me) { SILENCE / 8 } else { SILENCE };
-            if !leads && self.shared.heard.silence() >= silence && !now.addresses.is_empty() {
+            if !leads && self.shared.heard.silence() >= silence && !known.is_empty() {
+                tracing::debug!(node = %me, "nobody speaks with this node: it asks the others whether it is still a member");
                 // Dropped at a stop: it is asked again at the next start.
                 let told = tokio::select! {
-                    told = self.told_of_removal(now.addresses.clone()) => told,
+                    told = self.told_of_removal(known) => told,
                     () = stopping.stopped() => return,
                 };
                 if let Some(roster) = told {
@@ -283,6 +291,15 @@ impl Consensus {
                 () = stopping.stopped() => return,
             }
         }
+    }
+
+    /// This node leads, and most of the members have said so lately. One that proposed its own removal and was cut off meanwhile would
+    /// take itself for the leader for ever: its successor has nothing to tell it.
+    fn is_followed(&self) -> bool {
+        let Some(raft) = self.shared.raft.get() else { return false };
+        let metrics = raft.metrics().borrow_watched().clone();
+        let acknowledged = metrics.last_quorum_acked.is_some_and(|at| at.elapsed() < SILENCE);
+        acknowledged && leader_of(&metrics).is_some_and(|leader| leader.node == self.shared.config.node)
     }
 
     /// Asks the members that this node knows of, and those that they know of, until a leader says that this node was removed: it may be

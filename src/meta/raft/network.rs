@@ -80,6 +80,11 @@ impl Network {
             .unwrap_or_else(|| NodeAddress(in_membership.unwrap_or_default().to_owned()))
     }
 
+    /// The servers that the configuration names.
+    pub(super) fn configured(&self) -> BTreeMap<NodeId, NodeAddress> {
+        self.peers.addresses.clone()
+    }
+
     pub(super) fn channel(&self, node: u64, address: &NodeAddress, lane: Lane) -> Channel {
         let mut channels = self.channels.lock();
         let channel = channels.entry((node, lane)).or_insert_with(|| {

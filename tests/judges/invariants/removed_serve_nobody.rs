@@ -39,7 +39,8 @@ pub async fn broken(removed: &[(NodeId, NodeAddress)]) -> Vec<String> {
                 Err(error) => Err(RpcError::Refused { reason: error.to_string() }),
             };
             match told.map(|reply| codec::decode::<MetaReply>(&reply.meta)) {
-                Err(RpcError::NotReady { .. }) => {}
+                // One that is just starting has not said anything.
+                Err(RpcError::NotReady { .. } | RpcError::Unreachable { .. }) => {}
                 other => broken.push(format!("{node} was removed and answers {question:?} with {other:?}")),
             }
         }
