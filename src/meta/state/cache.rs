@@ -117,7 +117,7 @@ impl Part {
         }
     }
 
-    /// Puts `known` in the place of what is known of `key`, if something is and there is room; the rest of `known` otherwise.
+    /// Puts `known` in the place of what is known of `key`. Gives it back if nothing is known, or there is no room for it.
     fn replace(&mut self, hash: u64, key: &[u8], known: Known, bytes_max: u64) -> Result<(), Known> {
         let (table, heap) = (self.table.allocation_size() as u64, self.heap);
         let Some(record) = self.table.find_mut(hash, |record| record.key[..] == *key) else {

@@ -5,7 +5,7 @@
 //! in sled is always the state at one log index; every value read from a file is checked before it is used.
 //! Not here: what the records mean (`namespace`), when to take a snapshot or purge the log (`raft`).
 //!
-//! Reading order: `record`, `memory` (how reads find a record), `writer`, `engines`, `engine`, `parts`, `journal`, `cut` and `snapshot`, `recover`, `core`.
+//! Reading order: `record`, `memory` (how reads find a record), `writer`, `engines`, `engine`, `cache`, `filter`, `parts`, `journal`, `cut` and `snapshot`, `recover`, `core`.
 
 mod cache;
 mod core;
